@@ -47,7 +47,9 @@ class Room:
     tls_ca_path: str = field("", doc="PEM certificate that signed those of the other rooms")
     otlp_endpoint: str = field("", doc="URL of an OTLP/gRPC collector of traces and metrics; empty means none")
     log_level: str = field("INFO", doc="DEBUG, INFO, WARNING or ERROR")
-    shutdown_grace_s: float = field(10.0, doc="seconds that calls under way may take when the room stops", low=0, high=600)
+    shutdown_grace_s: float = field(
+        10.0, doc="seconds that calls under way may take when the room stops", low=0, high=600
+    )
     reflection: bool = field(True, doc="whether the server describes its protos to anybody; off in production")
 
     def __post_init__(self) -> None:

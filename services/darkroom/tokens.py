@@ -93,4 +93,6 @@ class ServiceCredential:
 
 def _mint(secret: str, claims: dict[str, Any], *, expires_in_s: float) -> str:
     now_s = time.time()
-    return jwt.encode({**claims, "aud": _AUDIENCE, "iat": now_s, "exp": now_s + expires_in_s}, secret, algorithm=_ALGORITHM)
+    return jwt.encode(
+        {**claims, "aud": _AUDIENCE, "iat": now_s, "exp": now_s + expires_in_s}, secret, algorithm=_ALGORITHM
+    )
