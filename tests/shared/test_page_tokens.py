@@ -24,7 +24,6 @@ def test_no_token_is_the_first_page() -> None:
         TOKENS.make(SCOPE, position="p")[:-1],
         "x" + TOKENS.make(SCOPE, position="p"),
         TOKENS.make("ListLoras/ten_b/", position="p"),
-        TOKENS.make(SCOPE, position="p" * page_tokens.TOKEN_CHARS_MAX),
         page_tokens.PageTokens("t" * 32).make(SCOPE, position="p"),
     ],
 )
