@@ -1,0 +1,82 @@
+"""What can go wrong with a generation, and whose fault it is.
+
+In: an exception raised while a generation was worked on. Out: an `EngineError`, whose code, message and fault become
+the `Failed` event. The tree:
+
+EngineError            the runner's fault, code `internal`
+├── BadRequest         the request's fault: parameters that this model cannot take
+├── BadAdapter         the request's fault: a LoRA that does not fit the model, or is malformed
+├── LoadFailed         a model that is not there, is not what its catalogue entry says, or does not fit
+├── OutOfMemory        the device or the host had no memory left
+├── NotFinite          the model produced NaN or infinity
+├── DeviceLost         the accelerator is unusable until the process starts again
+└── Closing            the engine was closed before the generation was finished
+"""
+
+from typing import Literal
+
+import torch
+
+Fault = Literal["request", "runner"]
+
+
+class EngineError(Exception):
+    """A generation cannot go on; the text says why, in one sentence fit for whoever asked for it."""
+
+    code = "internal"
+    fault: Fault = "runner"
+
+
+class BadRequest(EngineError):
+    """The parameters name something that this model cannot do."""
+
+    code = "bad_request"
+    fault: Fault = "request"
+
+
+class BadAdapter(EngineError):
+    """A LoRA file is malformed or was made for another model."""
+
+    code = "bad_adapter"
+    fault: Fault = "request"
+
+
+class LoadFailed(EngineError):
+    """The model cannot be made resident."""
+
+    code = "load_failed"
+
+
+class OutOfMemory(EngineError):
+    """There was not enough memory for this generation alone."""
+
+    code = "out_of_memory"
+
+
+class NotFinite(EngineError):
+    """The decoded picture holds NaN or infinity."""
+
+    code = "not_finite"
+
+
+class DeviceLost(EngineError):
+    """The accelerator reported an error that outlives the call that caused it."""
+
+    code = "device_lost"
+
+
+class Closing(EngineError):
+    """The engine is closing; another runner can do this work."""
+
+    code = "closing"
+
+
+def translate(error: Exception) -> EngineError:
+    """Return `error` as an `EngineError`: itself, or the kind that its type stands for."""
+    if isinstance(error, EngineError):
+        return error
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+        return OutOfMemory("the accelerator had not enough memory for this generation")
+    if isinstance(error, torch.AcceleratorError):
+        return DeviceLost("the accelerator failed and must be reset")
+    return EngineError(f"the engine failed unexpectedly ({type(error).__name__})")

@@ -1,0 +1,187 @@
+"""The nouns that cross the engine's border.
+
+In: `ModelSpec`s and an `EngineConfig` at the start, then `Job`s. Out: events, each naming its job: one `Started`, any
+number of `Progressed`, then exactly one of `Finished`, `Failed`, `Cancelled`. All are frozen and free of torch types,
+so that they may be handed between threads. Next: `step_loop`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from darkroom.model_runner.engine.errors import Fault
+from darkroom.model_runner.step_cost import StepCost
+
+Guidance = Literal["true_cfg", "embedded", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """How the engine uses its accelerator."""
+
+    device: str = "cpu"
+    """A torch device: `cpu`, `cuda`, `cuda:1`."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """What weights are cast to when they are loaded, and computed in. Latents between steps are always float32."""
+    batch_rows_max: int = 8
+    """Images in one forward of the denoiser, at least 1."""
+    rows_live_max: int = 32
+    """Images that hold a state on the device at once; a lone generation with more is still taken. At least 1."""
+    memory_bytes_max: int = 8 << 30
+    """Resident models together, by the need that their catalogue entries state."""
+    adapters_resident_max: int = 32
+    """LoRAs kept on the device for each model; the longest unused goes first. At least 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What the engine reads of a catalogue entry."""
+
+    name: str
+    family: str
+    path: Path
+    """A directory in diffusers' layout."""
+    revision: str
+    """`sha256:` and the digest of the weight files as `revision.digest` computes it."""
+    guidance: Guidance
+    memory_bytes: int
+    """Resident need in this runner's dtype."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterUse:
+    """One LoRA of a generation: a safetensors file that the runner has fetched, its digest and its strength."""
+
+    path: Path
+    digest: str
+    scale: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One generation to make, its parameters already within the model's limits."""
+
+    key: str
+    """Names this attempt in events and cancels; unique among the jobs that the engine holds."""
+    tenant_id: str
+    model: str
+    prompt: str
+    negative_prompt: str = ""
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    seeds: tuple[int, ...]
+    """One image for each."""
+    adapters: tuple[AdapterUse, ...] = ()
+    max_sequence_length: int
+    """Tokens of the text encoders that take a length, 1 to 512."""
+
+
+class Output(NamedTuple):
+    """One finished file."""
+
+    data: bytes
+    media_type: str
+    width: int
+    height: int
+    seed: int
+
+
+class Stage(NamedTuple):
+    """Wall-clock time between a generation's arrival and its end, spent in one place."""
+
+    name: str
+    """`wait`, `load` (of its model, if it was not resident), `encode`, `denoise`, `decode`, `write`; in this order."""
+    wall_us: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """What one generation has used so far. Times are its share of the engine's busy time, in integer microseconds."""
+
+    adapter_us: int
+    encode_us: int
+    denoise_us: int
+    decode_us: int
+    steps: int
+    """Denoising steps, summed over its images."""
+    images: int
+    """Finished images."""
+    pixels: int
+    """Pixels of the finished images together."""
+
+    @property
+    def device_time_us(self) -> int:
+        """The four times together."""
+        return self.adapter_us + self.encode_us + self.denoise_us + self.decode_us
+
+
+@dataclass(frozen=True)
+class Started:
+    """The model is resident and the generation holds its states."""
+
+    job_key: str
+    load_us: int
+    """How long its model took to load for it; 0 when it was resident."""
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """Every image has taken `step` of `steps_total` steps."""
+
+    job_key: str
+    step: int
+    steps_total: int
+    images_done: int
+    remaining_us: int
+    """What the rest would take at the pace since it started, wall clock."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The generation is done; `outputs` in the order of the seeds."""
+
+    job_key: str
+    outputs: tuple[Output, ...]
+    usage: Usage
+    stages: tuple[Stage, ...]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The generation has ended without a result."""
+
+    job_key: str
+    code: str
+    message: str
+    fault: Fault
+    usage: Usage
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """The generation was ended by `cancel`."""
+
+    job_key: str
+    usage: Usage
+
+
+Event = Started | Progressed | Finished | Failed | Cancelled
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """The engine as a heartbeat tells it."""
+
+    busy_us: int
+    """Time the engine has worked since it started. Usage of all generations and `platform_us` add up to it exactly."""
+    platform_us: int
+    """The part that no generation is charged for: loading models and slices that failed."""
+    jobs_waiting: int
+    rows_live: int
+    models: tuple[str, ...]
+    """Resident, longest unused first."""
+    adapters: tuple[str, ...]
+    """Digests of the resident LoRAs."""
+    step_costs: tuple[StepCost, ...]
