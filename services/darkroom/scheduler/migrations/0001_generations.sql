@@ -15,6 +15,7 @@ CREATE TABLE generation (
     rates             jsonb NOT NULL,               -- pricing.Rates in force at acceptance
     work_us           bigint NOT NULL,              -- predicted accelerator time
     steps_total       integer NOT NULL,
+    shape             text NOT NULL DEFAULT '',     -- what step costs are measured by: "64x64", "832x480x81"
     steps_done        integer NOT NULL DEFAULT 0,
     sequence          bigint NOT NULL DEFAULT 1,    -- raised by every change
     created_at        timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -37,6 +38,8 @@ CREATE TABLE generation (
     artifacts         jsonb NOT NULL DEFAULT '[]'
 );
 CREATE INDEX generation_by_tenant ON generation (tenant_id, generation_id DESC);
+CREATE INDEX generation_queue ON generation (model, priority, tenant_id, deadline, created_at) WHERE state = 'QUEUED';
+CREATE INDEX generation_running ON generation (pool) WHERE state = 'RUNNING';
 CREATE INDEX generation_open ON generation (state, model, created_at) WHERE state IN ('QUEUED', 'RUNNING');
 
 -- Every state change, for watchers on any replica; progress is on the row alone.
