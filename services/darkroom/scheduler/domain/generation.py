@@ -1,0 +1,113 @@
+"""A generation as the scheduler keeps it.
+
+`admit` makes a `New` from a request; the store inserts it and reads it back as a `Generation`; the servicer translates that for its
+caller, and the placement half moves it through its states.
+"""
+
+import enum
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
+
+
+class State(enum.StrEnum):
+    """Where a generation is in its life."""
+
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+
+FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
+
+
+class Priority(enum.IntEnum):
+    """Which work goes first; the numbers are the proto's."""
+
+    INTERACTIVE = 1
+    STANDARD = 2
+    BATCH = 3
+
+
+class Cost(NamedTuple):
+    """What a generation can take at most, known before it is accepted."""
+
+    work_us: int
+    estimate_nanos: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class New:
+    """A request that was checked and priced, ready to be made durable."""
+
+    generation_id: str
+    tenant_id: str
+    idempotency_key: str
+    params_sha256: bytes
+    model: str
+    model_revision: str
+    priority: Priority
+    input: bytes  # CreateGenerationRequest, defaults and seed filled in
+    tags: dict[str, str]
+    price_version_id: str
+    currency: str
+    estimate_nanos: int
+    rates: dict[str, Any]  # pricing.Rates
+    work_us: int
+    steps_total: int
+    shape: str = ""  # predict.shape(...)
+    deadline_us: int | None  # from acceptance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """One row of the table `generation`, column by column."""
+
+    generation_id: str
+    tenant_id: str
+    model: str
+    model_revision: str
+    state: State
+    priority: Priority
+    input: bytes
+    tags: dict[str, str]
+    price_version_id: str
+    currency: str
+    estimate_nanos: int
+    rates: dict[str, Any]
+    work_us: int
+    steps_total: int
+    shape: str = ""  # what step costs are measured by: "64x64", "832x480x81"
+    steps_done: int
+    sequence: int
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    deadline: datetime | None = None
+    expected_finish_at: datetime | None = None
+    cancel_requested: bool = False
+    attempt: int = 0
+    owner_epoch: int = 0
+    pool: str | None = None
+    runner_id: str | None = None
+    solo_deaths: int = 0
+    suspect: bool = False
+    error: dict[str, Any] | None = None  # reason, message, retryable
+    usage: dict[str, int] | None = None  # fields of pricing.Quantities
+    stages: dict[str, int] | None = None  # fields of the proto StageTimes
+    artifacts: list[dict[str, Any]] = field(default_factory=list)  # proto Artifact as JSON, proto field names
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing changes any more."""
+        return self.state in FINAL
+
+
+class Event(NamedTuple):
+    """One change of state."""
+
+    sequence: int
+    state: State
+    at: datetime

@@ -1,0 +1,1 @@
+"""The scheduler's RPCs, one file per service: check, call, translate."""

@@ -1,0 +1,152 @@
+"""The table `generation`: reading, listing, cancelling, and the one way to a final state.
+
+Rows come out as `domain.generation.Generation`. `end` is the terminal write of both halves of the room: state, event, money and
+billing outcome in its caller's transaction, so that a finished generation has exactly one outcome. `creates` inserts the rows.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+from darkroom import errors, postgres, pricing
+from darkroom.scheduler.domain import generation as domain
+from darkroom.scheduler.store import events, outbox, spending
+
+_COLUMNS = tuple(field.name for field in dataclasses.fields(domain.Generation))
+
+
+class Filters(NamedTuple):
+    """Which generations to list; empty texts mean all."""
+
+    tenant_id: str
+    state: str = ""
+    model: str = ""
+
+
+class End(NamedTuple):
+    """How a generation ends: exactly one of a charge and a reason for none."""
+
+    state: domain.State
+    usage: pricing.Quantities = pricing.Quantities()
+    charge_nanos: int = 0
+    free_reason: str = ""  # empty means charged
+    error: dict[str, Any] | None = None
+    stages: dict[str, int] | None = None
+    artifacts: list[dict[str, Any]] = []  # noqa: RUF012  # a tuple's default, never changed
+
+
+CANCELLED_BY_CALLER = End(
+    state=domain.State.CANCELLED,
+    free_reason="CANCELLED",
+    error={"reason": "CANCELLED", "message": "The caller cancelled it.", "retryable": False},
+)
+DEADLINE_EXCEEDED = End(
+    state=domain.State.CANCELLED,
+    free_reason="DEADLINE_EXCEEDED",
+    error={"reason": "DEADLINE_EXCEEDED", "message": "Its deadline passed before it was done.", "retryable": True},
+)
+
+
+def read(row: postgres.Row) -> domain.Generation:
+    """Turn a row with every column of `generation` into the noun."""
+    values = {name: row[name] for name in _COLUMNS}
+    values["state"] = domain.State(values["state"])
+    values["priority"] = domain.Priority(values["priority"])
+    return domain.Generation(**values)
+
+
+async def end(connection: postgres.Connection, generation: domain.Generation, end: End) -> domain.Generation:
+    """Write a final state with its event, the lease's settlement and the billing outcome.
+
+    The caller holds the generation's row lock and has checked its fence.
+    """
+    row = await connection.fetchrow(
+        "UPDATE generation SET state = $2, error = $3, usage = $4, stages = $5, artifacts = $6, sequence = sequence + 1,"
+        " finished_at = clock_timestamp(), expected_finish_at = NULL WHERE generation_id = $1 RETURNING *",
+        generation.generation_id,
+        end.state.value,
+        end.error,
+        dataclasses.asdict(end.usage),
+        end.stages,
+        end.artifacts,
+    )
+    assert row is not None, "the caller holds its lock"
+    ended = read(row)
+    await events.append(connection, generation_id=ended.generation_id, sequence=ended.sequence, state=ended.state)
+    await spending.settle(
+        connection,
+        tenant_id=ended.tenant_id,
+        estimate_nanos=ended.estimate_nanos,
+        charge_nanos=end.charge_nanos,
+    )
+    await outbox.add_outcome(
+        connection, ended, usage=end.usage, amount_nanos=end.charge_nanos, free_reason=end.free_reason
+    )
+    return ended
+
+
+class Generations:
+    """A tenant's view of its generations; another tenant's id is NotFound, as if there were none."""
+
+    def __init__(self, database: postgres.Database) -> None:
+        self._database = database
+
+    async def get(self, *, tenant_id: str, generation_id: str) -> domain.Generation:
+        """Read one."""
+        row = await self._database.fetchrow(
+            "SELECT * FROM generation WHERE generation_id = $1 AND tenant_id = $2", generation_id, tenant_id
+        )
+        if row is None:
+            raise errors.NotFound("generation", generation_id)
+        return read(row)
+
+    async def page(self, filters: Filters, *, before_id: str, limit: int) -> list[domain.Generation]:
+        """List the newest that are older than `before_id` (empty: the newest of all)."""
+        rows = await self._database.fetch(
+            "SELECT * FROM generation WHERE tenant_id = $1 AND ($2 = '' OR generation_id < $2)"
+            " AND ($3 = '' OR state = $3) AND ($4 = '' OR model = $4) ORDER BY generation_id DESC LIMIT $5",
+            filters.tenant_id,
+            before_id,
+            filters.state,
+            filters.model,
+            limit,
+        )
+        return [read(row) for row in rows]
+
+    async def cancel(self, *, tenant_id: str, generation_id: str) -> domain.Generation:
+        """End one that waits; ask for the end of one that runs; return a finished one unchanged."""
+        async with self._database.transaction() as connection:
+            row = await connection.fetchrow(
+                "SELECT * FROM generation WHERE generation_id = $1 AND tenant_id = $2 FOR UPDATE",
+                generation_id,
+                tenant_id,
+            )
+            if row is None:
+                raise errors.NotFound("generation", generation_id)
+            generation = read(row)
+            if generation.state is domain.State.QUEUED:
+                return await end(connection, generation, CANCELLED_BY_CALLER)
+            if generation.state is domain.State.RUNNING:
+                await connection.execute(
+                    "UPDATE generation SET cancel_requested = true WHERE generation_id = $1", generation_id
+                )
+            return generation
+
+    async def end_waiting(self, *, limit: int) -> list[domain.Generation]:
+        """End those that wait although they were cancelled (while on a runner that died) or their deadline has passed."""
+        async with self._database.transaction() as connection:
+            rows = await connection.fetch(
+                "SELECT * FROM generation WHERE state = 'QUEUED' AND (cancel_requested OR deadline <= clock_timestamp())"
+                " ORDER BY tenant_id, generation_id LIMIT $1 FOR UPDATE SKIP LOCKED",
+                limit,
+            )
+            return [
+                await end(connection, read(row), CANCELLED_BY_CALLER if row["cancel_requested"] else DEADLINE_EXCEEDED)
+                for row in rows
+            ]
+
+    async def queued_by_tenant(self) -> dict[str, int]:
+        """Count those that wait, by tenant."""
+        rows = await self._database.fetch(
+            "SELECT tenant_id, count(*) AS waiting FROM generation WHERE state = 'QUEUED' GROUP BY tenant_id"
+        )
+        return {row["tenant_id"]: row["waiting"] for row in rows}
