@@ -1,0 +1,1 @@
+"""pocket-image: its world, its recipe and its judge."""

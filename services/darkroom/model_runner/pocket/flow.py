@@ -1,0 +1,173 @@
+"""Teaches the transformer and the text encoders of pocket-image: from words and noise to latents.
+
+In: networks whose autoencoder is taught. Out: their weights averaged over training (EMA), taught by flow matching:
+with x = (1 - t) * latents + t * noise, predict noise - latents. Times are logit-normal; a tenth of the prompts is
+dropped, so that the empty prompt can serve as the negative one. Next: `export` writes the averaged weights.
+
+Each step draws from its own seed and the whole state is kept in one safetensors file, so a training that was stopped
+goes on as if it had not been.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import diffusers
+import safetensors.torch
+import torch
+
+from darkroom.model_runner.pocket import autoencoder, networks, scenes
+
+BATCH = 64
+SCENES = 40_000
+"""Pictures whose latents are kept in memory; each is seen a dozen times, with other noise."""
+
+LEARNING_RATE = 1.2e-3
+WARMUP_STEPS = 200
+DROPPED_SHARE = 0.1
+AVERAGE_DECAY = 0.998
+"""Decay of the averaged weights a step (half forgotten after 350 steps); lower at the start."""
+
+CHECKPOINT_STEPS = 250
+
+
+class Lessons(NamedTuple):
+    """What is learnt from: packed latents N x tokens x channels, and the prompts' tokens N x TOKENS_MAX for CLIP and T5."""
+
+    latents: torch.Tensor
+    clip_tokens: torch.Tensor
+    t5_tokens: torch.Tensor
+
+
+def tokens(nets: networks.Networks, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token numbers of prompts for CLIP and for T5, each N x TOKENS_MAX, as FluxPipeline makes them."""
+    clip, t5 = (
+        tokenizer(prompts, padding="max_length", max_length=networks.TOKENS_MAX, truncation=True, return_tensors="pt")
+        for tokenizer in (nets.tokenizer, nets.tokenizer_2)
+    )
+    return clip.input_ids, t5.input_ids
+
+
+def prepare(nets: networks.Networks, *, count: int, seed: int, report: Callable[[int, int, float], None]) -> Lessons:
+    """Draw and encode the scenes to learn from; `report` is told (scene, scenes, 0.0)."""
+    source, latents, prompts = autoencoder.pictures(seed=seed), list[torch.Tensor](), list[str]()
+    for start in range(0, count, 200):
+        drawn = [next(source) for _ in range(min(200, count - start))]
+        prompts += [scenes.prompt(scene) for scene, _ in drawn]
+        latents.append(autoencoder.encode(nets.vae, [pixels for _, pixels in drawn]))
+        report(start, count, 0.0)
+    stacked = torch.cat(latents).contiguous()
+    return Lessons(diffusers.FluxPipeline._pack_latents(stacked, *stacked.shape), *tokens(nets, prompts))
+
+
+def predict(
+    nets: networks.Networks,
+    noisy: torch.Tensor,
+    times: torch.Tensor,
+    clip_tokens: torch.Tensor,
+    t5_tokens: torch.Tensor,
+) -> torch.Tensor:
+    """Velocity (noise - latents) of packed noisy latents at their times, N x tokens x channels."""
+    side = networks.LATENT_SIZE // 2
+    prediction: torch.Tensor = nets.transformer(
+        hidden_states=noisy,
+        timestep=times,
+        encoder_hidden_states=nets.text_encoder_2(t5_tokens)[0],
+        pooled_projections=nets.text_encoder(clip_tokens).pooler_output,
+        txt_ids=torch.zeros(t5_tokens.shape[1], 3),
+        img_ids=diffusers.FluxPipeline._prepare_latent_image_ids(1, side, side, torch.device("cpu"), torch.float32),
+        return_dict=False,
+    )[0]
+    return prediction
+
+
+class Training:
+    """Networks being taught: live and averaged weights, the optimizer's memory, and the step they are at."""
+
+    def __init__(self, nets: networks.Networks, *, steps: int, seed: int) -> None:
+        self.nets, self.steps, self.seed, self.step = nets, steps, seed, 0
+        taught = (nets.transformer, nets.text_encoder, nets.text_encoder_2)
+        self.weights = [weight for network in taught for weight in network.parameters()]
+        self.averages = [weight.detach().clone() for weight in self.weights]
+        groups = [
+            {"params": [each for each in self.weights if (each.ndim > 1) == decays], "weight_decay": 0.01 * decays}
+            for decays in (True, False)
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.99), fused=True)
+        self.empty_tokens = tokens(nets, [""])
+
+    def learn_step(self, lessons: Lessons) -> float:
+        """Take one step on a random batch and return its loss."""
+        random = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
+        chosen = torch.randint(len(lessons.latents), (BATCH,), generator=random)
+        latents, clip_tokens, t5_tokens = (each[chosen] for each in lessons)
+        dropped = torch.rand(BATCH, 1, generator=random) < DROPPED_SHARE
+        clip_tokens = torch.where(dropped, self.empty_tokens[0], clip_tokens)
+        t5_tokens = torch.where(dropped, self.empty_tokens[1], t5_tokens)
+        noise = torch.randn(latents.shape, generator=random)
+        times = torch.sigmoid(torch.randn(BATCH, generator=random))
+        noisy = torch.lerp(latents, noise, times[:, None, None])
+        loss = (predict(self.nets, noisy, times, clip_tokens, t5_tokens) - (noise - latents)).square().mean()
+        torch.autograd.backward(loss)
+        self._update()
+        return float(loss.detach())
+
+    def _update(self) -> None:
+        torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
+        share = autoencoder.rate(self.step, steps=self.steps, warmup_steps=WARMUP_STEPS)
+        for group in self.optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * share
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        decay = min(AVERAGE_DECAY, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(self.averages, [each.detach() for each in self.weights], 1 - decay)
+        self.step += 1
+
+    @torch.no_grad()
+    def use_averages(self) -> None:
+        """Put the averaged weights into the networks; training must not go on after it."""
+        for weight, average in zip(self.weights, self.averages, strict=True):
+            weight.copy_(average)
+
+    def save(self, path: Path) -> None:
+        """Keep everything that training needs to go on."""
+        memories = [self.optimizer.state[weight] for weight in self.weights]
+        kept = {"step": torch.tensor(self.step)}
+        for number, memory in enumerate(memories):
+            kept |= {f"weight.{number}": self.weights[number].detach(), f"average.{number}": self.averages[number]}
+            kept |= {f"{name}.{number}": value for name, value in memory.items()}
+        fresh = path.with_suffix(".new")
+        safetensors.torch.save_file(kept, fresh)
+        fresh.replace(path)
+
+    @torch.no_grad()
+    def load(self, path: Path) -> None:
+        """Go on from what `save` kept."""
+        kept = safetensors.torch.load_file(path)
+        self.step = int(kept["step"])
+        for number, weight in enumerate(self.weights):
+            weight.copy_(kept[f"weight.{number}"])
+            self.averages[number].copy_(kept[f"average.{number}"])
+            names = ("step", "exp_avg", "exp_avg_sq")
+            self.optimizer.state[weight] = {name: kept[f"{name}.{number}"] for name in names}
+
+
+def learn(
+    nets: networks.Networks,
+    lessons: Lessons,
+    *,
+    steps: int,
+    seed: int,
+    checkpoint: Path,
+    report: Callable[[int, int, float], None],
+) -> None:
+    """Teach the networks in place, from the checkpoint if there is one; `report` is told (step, steps, loss)."""
+    training = Training(nets, steps=steps, seed=seed)
+    if checkpoint.exists():
+        training.load(checkpoint)
+    while training.step < steps:
+        step = training.step
+        report(step, steps, training.learn_step(lessons))
+        if training.step % CHECKPOINT_STEPS == 0:
+            training.save(checkpoint)
+    training.use_averages()

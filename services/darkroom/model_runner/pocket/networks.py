@@ -1,0 +1,159 @@
+"""The networks of pocket-image: a tiny FLUX in the classes that big ones use.
+
+In: a seed. Out: fresh networks, tokenizers and the sampler, together a `diffusers.FluxPipeline`. Next: `train` teaches
+them, `export` writes them.
+"""
+
+import json
+import string
+from typing import NamedTuple
+
+import diffusers
+import tokenizers
+import torch
+import transformers
+
+from darkroom.model_runner.pocket import scenes
+
+TOKENS_MAX = 20
+"""Length to which prompts are padded; the longest prompt of the world has 15 tokens with its end mark."""
+
+WIDTH = 128
+"""Width of the transformer and of the T5 embeddings."""
+
+POOLED_WIDTH = 64
+"""Width of the CLIP text encoder."""
+
+LATENT_CHANNELS = 4
+LATENT_SIZE = scenes.SIZE_PX // 4
+"""Side of the latents: the autoencoder halves the picture twice."""
+
+
+class Networks(NamedTuple):
+    """What is trained, and the tokenizers that feed it."""
+
+    transformer: diffusers.FluxTransformer2DModel
+    vae: diffusers.AutoencoderKL
+    text_encoder: transformers.CLIPTextModel
+    text_encoder_2: transformers.T5EncoderModel
+    tokenizer: transformers.CLIPTokenizer
+    tokenizer_2: transformers.T5TokenizerFast
+
+
+def build(*, seed: int) -> Networks:
+    """Make fresh networks, the same for the same seed."""
+    torch.manual_seed(seed)
+    tokenizer, tokenizer_2 = _clip_tokenizer(), _t5_tokenizer()
+    return Networks(
+        transformer=_transformer(),
+        vae=_vae(),
+        text_encoder=_clip(tokenizer),
+        text_encoder_2=_t5(tokenizer_2),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer_2,
+    )
+
+
+def pipeline(networks: Networks) -> diffusers.FluxPipeline:
+    """Join networks and sampler into the pipeline that is saved; sigmas are left as they come (shift 1)."""
+    sampler = diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False)
+    return diffusers.FluxPipeline(scheduler=sampler, **networks._asdict())
+
+
+def _transformer() -> diffusers.FluxTransformer2DModel:
+    """2.3 M parameters: 2 double and 4 single blocks, 4 heads of 32; starts as the identity (gates and output zero)."""
+    transformer = diffusers.FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=LATENT_CHANNELS * 4,
+        num_layers=2,
+        num_single_layers=4,
+        attention_head_dim=32,
+        num_attention_heads=WIDTH // 32,
+        joint_attention_dim=WIDTH,
+        pooled_projection_dim=POOLED_WIDTH,
+        guidance_embeds=False,
+        axes_dims_rope=(8, 12, 12),
+    )
+    modulations = [
+        layer.linear for block in transformer.transformer_blocks for layer in (block.norm1, block.norm1_context)
+    ]
+    modulations += [block.norm.linear for block in transformer.single_transformer_blocks]
+    for linear in [*modulations, transformer.norm_out.linear, transformer.proj_out]:
+        torch.nn.init.zeros_(linear.weight)
+        torch.nn.init.zeros_(linear.bias)
+    return transformer
+
+
+def _vae() -> diffusers.AutoencoderKL:
+    return diffusers.AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(24, 48, 64),
+        layers_per_block=1,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=8,
+        sample_size=scenes.SIZE_PX,
+        mid_block_add_attention=False,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+
+
+def _clip(tokenizer: transformers.CLIPTokenizer) -> transformers.CLIPTextModel:
+    config = transformers.CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=POOLED_WIDTH,
+        intermediate_size=POOLED_WIDTH * 2,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=TOKENS_MAX,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return transformers.CLIPTextModel(config)
+
+
+def _t5(tokenizer: transformers.T5TokenizerFast) -> transformers.T5EncoderModel:
+    """Two layers: FLUX gives all text tokens one position, so word order reaches it through this encoder alone."""
+    config = transformers.T5Config(
+        vocab_size=len(tokenizer),
+        d_model=WIDTH,
+        d_kv=32,
+        d_ff=WIDTH * 2,
+        num_layers=2,
+        num_heads=4,
+        relative_attention_num_buckets=32,
+        relative_attention_max_distance=32,
+        dropout_rate=0.0,
+        feed_forward_proj="gated-gelu",
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return transformers.T5EncoderModel(config)
+
+
+def _clip_tokenizer() -> transformers.CLIPTokenizer:
+    """Byte-pair merges learnt from the closed word list until each word is one token; others fall into letters."""
+    marks = ["<|startoftext|>", "<|endoftext|>"]
+    letters = list(string.ascii_lowercase + string.digits + string.punctuation)
+    trained = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token=marks[1], end_of_word_suffix="</w>"))
+    trained.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=1000,
+        special_tokens=marks,
+        initial_alphabet=letters,
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    trained.train_from_iterator([*scenes.words(), *letters], trainer)
+    model = json.loads(trained.to_str())["model"]
+    merges = [tuple(merge) for merge in model["merges"]]
+    return transformers.CLIPTokenizer(vocab=model["vocab"], merges=merges, model_max_length=TOKENS_MAX)
+
+
+def _t5_tokenizer() -> transformers.T5TokenizerFast:
+    """One unigram piece a word; anything else is unknown."""
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -8.0)]
+    pieces += [(f"▁{word}", -1.0) for word in scenes.words()]
+    return transformers.T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=TOKENS_MAX)
