@@ -92,7 +92,7 @@ def launch(
     guidance: Tensor | None,
 ) -> None:
     """Fill `out` on the current stream of its device."""
-    from cuda.core import LaunchConfig, Stream
+    from cuda.core import Device, LaunchConfig, Stream
     from cuda.core import launch as launch_on
 
     vectors = x.numel() // plan.vector
@@ -100,6 +100,7 @@ def launch(
     blocks = min(-(-vectors // _BLOCK_THREADS), blocks_max)
     pointers = [0 if tensor is None else tensor.data_ptr() for tensor in (v_neg, guidance)]
     with torch.cuda.device(x.device):
+        Device(plan.device_index).set_current()  # a thread that has only allocated has no current context yet
         launch_on(
             Stream.from_handle(torch.cuda.current_stream(x.device).cuda_stream),
             LaunchConfig(grid=blocks, block=_BLOCK_THREADS),

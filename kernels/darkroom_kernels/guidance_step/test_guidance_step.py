@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from darkroom_kernels import dispatch, nvrtc, ops, testing
+from darkroom_kernels import dispatch, emulate, nvrtc, ops, testing
 from darkroom_kernels.guidance_step import KERNEL, launch, shapes
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
@@ -123,6 +123,41 @@ def test_is_registered_with_torch() -> None:
     torch.library.opcheck(torch.ops.darkroom.guidance_step.default, arguments)
     meta = [argument.to("meta") if argument is not None else None for argument in arguments]
     assert ops.guidance_step(*meta).shape == (2, 3)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def compiler_cache(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """One cache for all builds of this session: the first takes seconds, the others a tenth of one."""
+    directory = str(tmp_path_factory.mktemp("zig"))
+    return {"ZIG_GLOBAL_CACHE_DIR": directory, "ZIG_LOCAL_CACHE_DIR": directory}
+
+
+@pytest.mark.parametrize("shape", [(3, 7), (5, 3, 8), (4, 16, 64)], ids=str)
+@pytest.mark.parametrize("dtypes", shapes.DTYPE_PAIRS, ids=str)
+@pytest.mark.parametrize("guided", [False, True])
+def test_source_run_on_the_cpu_gives_the_references_bits(
+    shape: tuple[int, ...],
+    dtypes: tuple[torch.dtype, torch.dtype],
+    guided: bool,
+    tmp_path: Path,
+    compiler_cache: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in compiler_cache.items():
+        monkeypatch.setenv(name, value)
+    x, v_pos, v_neg, *per_row = arguments = draw(shape, *dtypes, guided=guided)
+    if v_neg is not None:
+        v_neg[-1] = torch.nan  # guidance is 1 there: it must not be read
+    row_elements = x.numel() // shape[0]
+    vector = launch.vector_elements(row_elements, [x, v_pos])
+    macros = launch.defines(
+        x_dtype=x.dtype, v_dtype=v_pos.dtype, row_elements=row_elements, vector=vector, guided=guided
+    )
+    run = emulate.compile(launch.SOURCE_PATH, kernel="guidance_step", defines=macros, directory=tmp_path)
+    poisoned = testing.poison_like(x)
+    run(poisoned.out, x, v_pos, v_neg, *per_row, x.numel() // vector, grid=2, block=3)  # several turns of the loop
+    exact = testing.Tolerance(relative=0.0, absolute=0.0)
+    assert testing.difference(poisoned, KERNEL.reference(*arguments), exact) == ""
 
 
 @needs_nvrtc
