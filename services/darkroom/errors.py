@@ -42,6 +42,7 @@ class DarkroomError(Exception):
     def __init__(self, message: str, *, reason: str) -> None:
         super().__init__(message)
         self.reason = reason
+        self.request_id = ""  # of the call that answered so, at its caller
 
 
 class InvalidArgument(DarkroomError):
