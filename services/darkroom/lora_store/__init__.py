@@ -1,0 +1,1 @@
+"""Adapters (LoRAs) of tenants: pushed, strictly checked, stored, pulled by runners."""
