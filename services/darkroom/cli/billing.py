@@ -1,0 +1,35 @@
+"""`darkroom billing show ID | balance`: what one generation cost, and what is left."""
+
+import click
+
+from darkroom.cli import ask, show
+
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+@click.group()
+def billing() -> None:
+    """Show what generations cost."""
+
+
+@billing.command("show")
+@click.argument("generation_id", metavar="ID")
+@AS_JSON
+def show_(generation_id: str, as_json: bool) -> None:
+    """Show one generation's charge; PENDING until it is in the ledger."""
+    charge = ask.tenant(lambda darkroom: darkroom.charge(generation_id))
+    if as_json:
+        show.as_json(charge)
+    else:
+        show.bill(charge)
+
+
+@billing.command()
+@AS_JSON
+def balance(as_json: bool) -> None:
+    """Show the tenant's balance and what is held for work under way."""
+    answer = ask.tenant(lambda darkroom: darkroom.balance())
+    if as_json:
+        show.as_json(answer)
+    else:
+        click.echo(f"balance {show.amount(answer.balance)}, of which held {show.amount(answer.held)}")

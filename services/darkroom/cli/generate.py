@@ -1,0 +1,152 @@
+"""`darkroom generate`: a prompt in; the file, the picture, the reasons, the times and the bill out.
+
+`options` are turned into one request; `follow` shows its progress, and `report` what came of it. `demo` uses the same two.
+"""
+
+import asyncio
+import pathlib
+import uuid
+from typing import Any, NamedTuple
+
+import click
+
+from darkroom import client
+from darkroom.api.billing_meter.v1 import billing_service_pb2 as billing_pb
+from darkroom.api.scheduler.v1 import generation_pb2 as generation_pb
+from darkroom.api.scheduler.v1 import generation_service_pb2 as service_pb
+from darkroom.api.types.v1 import inputs_pb2
+from darkroom.cli import ask, parse, show
+
+EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "video/mp4": "mp4", "audio/flac": "flac"}
+POSTING_WAIT_S = 5.0  # the relay posts a charge within a fraction of a second; after this it is shown as PENDING
+POSTING_POLL_S = 0.1
+
+
+class Result(NamedTuple):
+    """What came of a generation: its end, its files, why it ran where it ran, and its bill."""
+
+    generation: generation_pb.Generation
+    paths: list[pathlib.Path]
+    explanation: service_pb.ExplainGenerationResponse
+    charge: billing_pb.Charge
+
+
+@click.command()
+@click.argument("model")
+@click.option("--prompt", required=True, help="What it shows.")
+@click.option("--negative-prompt", default="", help="What it must not show.")
+@click.option("--size", type=parse.SIZE, help="WIDTHxHEIGHT in pixels; the model's default if not given.")
+@click.option("--steps", type=int, help="Denoising steps.")
+@click.option("--guidance", type=float, help="Guidance scale; 1 turns guidance off.")
+@click.option("--seed", type=int, help="Seed of the first image.")
+@click.option("--num-images", type=int, help="Images to make; each is charged.")
+@click.option("--lora", "loras", type=parse.LORA, multiple=True, help="ID[:SCALE]; may be given several times.")
+@click.option("--priority", type=click.Choice(["interactive", "standard", "batch"]), default="standard")
+@click.option("--deadline", type=parse.DURATION, help="Such as 30s or 5m; after it the result is worthless.")
+@click.option("--idempotency-key", default="", help="The same key never makes or charges twice.")
+@click.option(
+    "--out", type=click.Path(path_type=pathlib.Path, file_okay=False), default=".", help="Folder for the files."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def generate(**options: Any) -> None:
+    """Make media from a prompt, and show it with its reasons, times and bill."""
+    out: pathlib.Path = options["out"]
+    out.mkdir(parents=True, exist_ok=True)
+    request = request_of(options)
+    result = ask.tenant(lambda darkroom: carry_out(darkroom, request, out))
+    report(result, as_json=options["as_json"])
+    if result.generation.state != generation_pb.GENERATION_STATE_SUCCEEDED:
+        raise click.exceptions.Exit(1)
+
+
+def request_of(options: dict[str, Any]) -> service_pb.CreateGenerationRequest:
+    """The options as a request; what was not given is left to the model's defaults."""
+    width, height = options["size"] or (0, 0)
+    image = inputs_pb2.ImageInput(
+        prompt=options["prompt"],
+        negative_prompt=options["negative_prompt"],
+        width=width,
+        height=height,
+        steps=options["steps"],
+        guidance_scale=options["guidance"],
+        seed=options["seed"],
+        num_images=options["num_images"],
+        adapters=[inputs_pb2.AdapterRef(adapter_id=adapter_id, scale=scale) for adapter_id, scale in options["loras"]],
+    )
+    return service_pb.CreateGenerationRequest(
+        model=options["model"],
+        image=image,
+        priority=inputs_pb2.Priority.Value(f"PRIORITY_{options['priority'].upper()}"),
+        deadline=options["deadline"],
+        idempotency_key=options["idempotency_key"] or uuid.uuid4().hex,
+    )
+
+
+async def carry_out(
+    darkroom: client.AsyncClient, request: service_pb.CreateGenerationRequest, out: pathlib.Path
+) -> Result:
+    """Send the request, show its progress, fetch its files, its reasons and its bill."""
+    generation = await follow(darkroom, await darkroom.create(request))
+    paths = [
+        out / f"{generation.generation_id}-{i}.{extension(a.media_type)}" for i, a in enumerate(generation.artifacts)
+    ]
+    for artifact, path in zip(generation.artifacts, paths, strict=True):
+        await darkroom.download(artifact, path)
+    explanation = await darkroom.explain(generation.generation_id)
+    return Result(generation, paths, explanation, await _posted(darkroom, generation.generation_id))
+
+
+async def follow(darkroom: client.AsyncClient, generation: generation_pb.Generation) -> generation_pb.Generation:
+    """Watch a generation to its end under a progress bar; Ctrl-C stops watching, not the generation."""
+    with show.bar() as bar:
+        task = bar.add_task(show.state_name(generation.state).lower(), total=max(1, generation.steps_total))
+        async for change in darkroom.watch(generation.generation_id):
+            generation = change
+            done = change.steps_total if change.state == generation_pb.GENERATION_STATE_SUCCEEDED else change.steps_done
+            bar.update(task, description=show.state_name(change.state).lower(), completed=done)
+    return generation
+
+
+def report(result: Result, *, as_json: bool) -> None:
+    """Print what came of a generation."""
+    generation = result.generation
+    if as_json:
+        show.as_json(
+            {
+                "generation": show.as_dict(generation),
+                "paths": [str(path.resolve()) for path in result.paths],
+                "explanation": show.as_dict(result.explanation),
+                "charge": show.as_dict(result.charge),
+            }
+        )
+        return
+    for path in result.paths:
+        show.picture(path)
+    show.out.print(f"{generation.generation_id}  {show.state_name(generation.state)}")
+    if generation.HasField("error"):
+        click.echo(f"{generation.error.reason}: {generation.error.message}", err=True)
+    for path, artifact in zip(result.paths, generation.artifacts, strict=True):
+        click.echo(f"{path.resolve()}  ({artifact.width}x{artifact.height}, seed {artifact.seed})")
+    for title, part in (
+        ("why there", lambda: show.decisions(result.explanation, brief=True)),
+        ("time", lambda: show.stages(generation)),
+        ("bill", lambda: show.bill(result.charge)),
+    ):
+        show.out.print(f"\n[bold]{title}[/bold]")
+        part()
+
+
+def extension(media_type: str) -> str:
+    """The file name's ending for a type."""
+    return EXTENSIONS.get(media_type, "bin")
+
+
+async def _posted(darkroom: client.AsyncClient, generation_id: str) -> billing_pb.Charge:
+    """The charge, waiting a little for the ledger; PENDING if it takes longer."""
+    deadline_s = asyncio.get_running_loop().time() + POSTING_WAIT_S
+    while True:
+        charge = await darkroom.charge(generation_id)
+        waited_out = asyncio.get_running_loop().time() > deadline_s
+        if charge.state != billing_pb.CHARGE_STATE_PENDING or waited_out:
+            return charge
+        await asyncio.sleep(POSTING_POLL_S)

@@ -1,0 +1,92 @@
+"""`darkroom get | watch | cancel | list`: generations that were made before.
+
+An id comes in; a line, a table or one JSON object goes out.
+"""
+
+import click
+
+from darkroom import client
+from darkroom.api.scheduler.v1 import generation_pb2 as generation_pb
+from darkroom.cli import ask, generate, show
+
+STATES = ("queued", "running", "succeeded", "failed", "cancelled")
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+@click.command()
+@click.argument("generation_id", metavar="ID")
+@AS_JSON
+def get(generation_id: str, as_json: bool) -> None:
+    """Show one generation."""
+    _show(ask.tenant(lambda darkroom: darkroom.get(generation_id)), as_json=as_json)
+
+
+@click.command()
+@click.argument("generation_id", metavar="ID")
+@AS_JSON
+def watch(generation_id: str, as_json: bool) -> None:
+    """Follow one generation to its end."""
+
+    async def run(darkroom: client.AsyncClient) -> generation_pb.Generation:
+        return await generate.follow(darkroom, await darkroom.get(generation_id))
+
+    _show(ask.tenant(run), as_json=as_json)
+
+
+@click.command()
+@click.argument("generation_id", metavar="ID")
+@AS_JSON
+def cancel(generation_id: str, as_json: bool) -> None:
+    """End one generation; it stops within one step."""
+    _show(ask.tenant(lambda darkroom: darkroom.cancel(generation_id)), as_json=as_json)
+
+
+@click.command("list")
+@click.option("--model", default="", help="Only this model.")
+@click.option("--state", type=click.Choice(STATES), help="Only this state.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000))
+@AS_JSON
+def list_(model: str, state: str | None, limit: int, as_json: bool) -> None:
+    """List generations, newest first."""
+    wanted = generation_pb.GenerationState.Value(f"GENERATION_STATE_{(state or 'unspecified').upper()}")
+
+    async def run(darkroom: client.AsyncClient) -> list[generation_pb.Generation]:
+        found: list[generation_pb.Generation] = []
+        async for generation in darkroom.list(model=model, state=wanted):
+            found.append(generation)
+            if len(found) == limit:
+                break
+        return found
+
+    generations = ask.tenant(run)
+    if as_json:
+        show.as_json({"generations": [show.as_dict(generation) for generation in generations]})
+        return
+    columns = ("id", "state", "model", "steps", "created", "at most", "prompt")
+    show.rows("", columns, (_line(generation) for generation in generations))
+
+
+def _line(generation: generation_pb.Generation) -> tuple[object, ...]:
+    return (
+        generation.generation_id,
+        show.state_name(generation.state),
+        generation.model,
+        f"{generation.steps_done}/{generation.steps_total}",
+        f"{generation.created_at.ToDatetime():%Y-%m-%d %H:%M:%S}",
+        show.amount(generation.estimate),
+        generation.image.prompt[:60],
+    )
+
+
+def _show(generation: generation_pb.Generation, *, as_json: bool) -> None:
+    if as_json:
+        show.as_json(generation)
+        return
+    show.rows("", ("id", "state", "model", "steps", "created", "at most", "prompt"), [_line(generation)])
+    if generation.HasField("error"):
+        click.echo(f"{generation.error.reason}: {generation.error.message}")
+    for artifact in generation.artifacts:
+        click.echo(
+            f"{artifact.media_id}  {artifact.media_type}  {artifact.width}x{artifact.height}  seed {artifact.seed}"
+        )
+    show.stages(generation)

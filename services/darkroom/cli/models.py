@@ -1,0 +1,58 @@
+"""`darkroom models list | show`: the catalogue."""
+
+import click
+
+from darkroom import money
+from darkroom.api.scheduler.v1 import model_service_pb2 as model_pb
+from darkroom.cli import ask, show
+
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+@click.group()
+def models() -> None:
+    """Look at the catalogue."""
+
+
+@models.command("list")
+@AS_JSON
+def list_(as_json: bool) -> None:
+    """List the models."""
+    found = ask.tenant(lambda darkroom: darkroom.models())
+    if as_json:
+        show.as_json({"models": [show.as_dict(model) for model in found]})
+        return
+    columns = ("name", "kind", "family", "runners", "description")
+    show.rows("", columns, ((m.name, _kind(m), m.family, m.runners, m.description) for m in found))
+
+
+@models.command("show")
+@click.argument("name", metavar="MODEL")
+@AS_JSON
+def show_(name: str, as_json: bool) -> None:
+    """Show one model: limits, defaults, price."""
+    model = ask.tenant(lambda darkroom: darkroom.model(name))
+    if as_json:
+        show.as_json(model)
+        return
+    click.echo(f"{model.name}  {_kind(model)}  {model.family}  {model.revision}\n{model.description}")
+    click.echo(f"licence {model.license}; {model.runners} runners serve it now")
+    names = sorted({*model.limits, *model.defaults})
+    show.rows("", ("parameter", "default", "least", "most", "multiple of"), (_limits(model, name) for name in names))
+    price = [(field.name, value) for field, value in model.price.ListFields() if field.name.startswith("nanos_per_")]
+    lines = (
+        (name.removeprefix("nanos_per_"), money.format_nanos(value, model.price.currency)) for name, value in price
+    )
+    show.rows("", ("unit", "price of one"), lines)
+
+
+def _kind(model: model_pb.Model) -> str:
+    return model_pb.ModelKind.Name(model.kind).removeprefix("MODEL_KIND_").lower()
+
+
+def _limits(model: model_pb.Model, name: str) -> tuple[str, ...]:
+    default = f"{model.defaults[name]:g}" if name in model.defaults else ""
+    if name not in model.limits:
+        return (name, default, "", "", "")
+    limit = model.limits[name]
+    return (name, default, f"{limit.min:g}", f"{limit.max:g}", f"{limit.multiple_of:g}" if limit.multiple_of else "")
