@@ -19,5 +19,5 @@ def guidance_step(
     if v_neg is not None and guidance is not None:
         scale = guidance.view(per_row)
         base = v_neg.float()
-        velocity = where(scale == 1.0, velocity, base + scale * (velocity - base))
-    return (x.float() + (sigma_next - sigma).view(per_row) * velocity).to(x.dtype)
+        velocity = where(scale == 1.0, velocity, (velocity - base).mul_(scale).add_(base))
+    return (velocity * (sigma_next - sigma).view(per_row)).add_(x.float()).to(x.dtype)
