@@ -1,0 +1,178 @@
+"""The catalogue: which models there are, their limits, defaults and prices.
+
+A directory of YAML files, one per model, comes in; frozen entries by name go out. The scheduler serves and checks requests by them, the
+runner loads by them, billing_meter starts from their prices. Reading is strict: an unknown, missing or mistyped key is fatal, and the error
+names the file and the key.
+"""
+
+import dataclasses
+import re
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import jsonschema
+import yaml
+
+from darkroom import pricing
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+REVISION = re.compile(r"sha256:[0-9a-f]{64}")
+
+_T = TypeVar("_T")
+
+
+class CatalogError(ValueError):
+    """A catalogue file is wrong; the message names the file and the key."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """Inclusive bounds of a number of a request; sizes are also multiples of `multiple_of`."""
+
+    min: float
+    max: float
+    multiple_of: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.min <= self.max or self.multiple_of < 1:
+            raise ValueError("min must not be above max, nor multiple_of below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntRange(Range):
+    """Inclusive bounds of an integer."""
+
+    min: int
+    max: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defaults:
+    """What a request gets that does not say."""
+
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    num_images: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a request may ask for; `pixels_max` is of one image."""
+
+    width: IntRange
+    height: IntRange
+    steps: IntRange
+    guidance_scale: Range
+    num_images: IntRange
+    prompt_bytes_max: int
+    adapters_max: int
+    pixels_max: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEntry:
+    """One model of the catalogue; `directory` holds its weights in the diffusers layout."""
+
+    name: str
+    kind: Literal["image", "video", "audio"]
+    family: str
+    description: str
+    path: str
+    revision: str  # "sha256:<hex>", the digest of the weight files, checked when they are loaded
+    license: str
+    guidance: Literal["true_cfg", "embedded", "none"]
+    max_sequence_length: int
+    memory_bytes: int  # resident need
+    defaults: Defaults
+    limits: Limits
+    price: pricing.Rates
+    step_cost_us_guess: int  # for one row, before any measurement
+    load_s_guess: float
+    extras_schema: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # JSON Schema; empty accepts no extras
+    charge_cancelled: Literal["none", "used_steps"] = "none"
+    directory: Path = dataclasses.field(default=Path(), metadata={"derived": True})
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise ValueError("name must match ^[a-z0-9][a-z0-9._-]{0,63}$")
+        if not REVISION.fullmatch(self.revision):
+            raise ValueError("revision must be sha256: and 64 hex digits")
+
+
+def load(directory: Path) -> dict[str, ModelEntry]:
+    """Read every `*.yaml` of a directory; the entries by name, in the order of their names. CatalogError on the first fault."""
+    return {path.stem: _load_file(path) for path in sorted(directory.glob("*.yaml"))}
+
+
+def _load_file(path: Path) -> ModelEntry:
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        entry = _read(ModelEntry, loaded, "")
+        if entry.name != path.stem:
+            raise ValueError("name must be the file's name without .yaml")
+        jsonschema.Draft202012Validator.check_schema(entry.extras_schema)
+        _check_defaults(entry)
+    except (ValueError, yaml.YAMLError, jsonschema.SchemaError) as error:
+        raise CatalogError(f"{path.name}: {error}") from error
+    return dataclasses.replace(entry, directory=path.parent / entry.path)
+
+
+def _check_defaults(entry: ModelEntry) -> None:
+    for field in dataclasses.fields(Defaults):
+        value = getattr(entry.defaults, field.name)
+        limit: Range = getattr(entry.limits, field.name)
+        if not limit.min <= value <= limit.max or (value % limit.multiple_of and limit.multiple_of > 1):
+            raise ValueError(f"defaults.{field.name} is outside of limits.{field.name}")
+    if entry.defaults.width * entry.defaults.height > entry.limits.pixels_max:
+        raise ValueError("defaults.width x defaults.height is above limits.pixels_max")
+
+
+def _read(kind: type[_T], value: object, where: str) -> _T:
+    """Build a frozen dataclass from a mapping, each key checked against its annotation."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{where or 'the file'} must be a mapping")
+    hints = typing.get_type_hints(kind)
+    fields = {field.name: field for field in dataclasses.fields(kind) if "derived" not in field.metadata}  # type: ignore[arg-type]
+    for key in value:
+        if key not in fields:
+            raise ValueError(f"{_join(where, key)} is not a key of the catalogue")
+    read = {}
+    for name, field in fields.items():
+        if name in value:
+            read[name] = _read_value(hints[name], value[name], _join(where, name))
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise ValueError(f"{_join(where, name)} is missing")
+    try:
+        return kind(**read)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}" if where else str(error)) from error
+
+
+def _read_value(kind: Any, value: object, where: str) -> object:
+    if dataclasses.is_dataclass(kind):
+        return _read(typing.cast(type[Any], kind), value, where)
+    origin = typing.get_origin(kind)
+    if origin is Literal:
+        choices = typing.get_args(kind)
+        if value not in choices:
+            raise ValueError(f"{where} must be one of {', '.join(choices)}")
+        return value
+    if origin is not None:  # Mapping[str, Any]
+        if not isinstance(value, dict):
+            raise ValueError(f"{where} must be a mapping")
+        return value
+    good = isinstance(value, int | float) if kind is float else isinstance(value, kind)
+    if not good or isinstance(value, bool):
+        raise ValueError(f"{where} must be {'a number' if kind is float else f'of type {kind.__name__}'}")
+    if isinstance(value, int | float) and not 0 <= value < 2**63:
+        raise ValueError(f"{where} must be 0 or more")
+    return float(value) if kind is float else value  # type: ignore[arg-type]
+
+
+def _join(where: str, name: object) -> str:
+    return f"{where}.{name}" if where else str(name)
