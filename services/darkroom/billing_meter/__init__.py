@@ -1,0 +1,1 @@
+"""Who pays: tenants, keys, prices, and the ledger of what everything cost."""

@@ -1,0 +1,1 @@
+"""What must survive a restart: PostgreSQL, one file for each noun."""
