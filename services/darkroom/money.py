@@ -11,7 +11,7 @@ NANOS = 10**9
 NANOS_MAX = 2**63 - 1  # what a PostgreSQL bigint and a protobuf int64 hold
 
 _CURRENCY = re.compile(r"[A-Z]{3}")
-_AMOUNT = re.compile(r"(-?)(\d{1,10})(?:\.(\d{1,9}))?")
+_AMOUNT = re.compile(r"(-?)([0-9]{1,10})(?:\.([0-9]{1,9}))?")
 
 
 class Money(NamedTuple):
