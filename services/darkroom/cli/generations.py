@@ -52,7 +52,7 @@ def list_(model: str, state: str | None, limit: int, as_json: bool) -> None:
 
     async def run(darkroom: client.AsyncClient) -> list[generation_pb.Generation]:
         found: list[generation_pb.Generation] = []
-        async for generation in darkroom.list(model=model, state=wanted):
+        async for generation in darkroom.all(model=model, state=wanted):
             found.append(generation)
             if len(found) == limit:
                 break

@@ -64,7 +64,7 @@ async def _start(
 
 def _plan(environment: dict[str, str], addresses: dict[str, str], runners: int) -> list[process.Room]:
     """Every process of the platform; one runner per GPU, or `runners` on the CPU."""
-    accelerators = nvml.count()
+    accelerators = nvml.device_count()
     control = [
         process.Room(room, room, environment | {"DARKROOM_LISTEN_ADDRESS": addresses[f"{room}_address"]})
         for room in CONTROL_ROOMS

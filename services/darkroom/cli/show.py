@@ -78,17 +78,21 @@ def picture(path: pathlib.Path) -> None:
         from PIL import Image
     except ImportError:  # a control image has no Pillow: the file is there all the same
         return
-    with Image.open(path) as image:
-        image = image.convert("RGB")
-        width = min(PICTURE_COLUMNS, image.width)
-        height = max(2, round(image.height * width / image.width / 2) * 2)
-        small = image.resize((width, height), Image.Resampling.LANCZOS)
+    with Image.open(path) as opened:
+        image = opened.convert("RGB")
+    width = min(PICTURE_COLUMNS, image.width)
+    height = max(2, round(image.height * width / image.width / 2) * 2)
+    pixels = image.resize((width, height), Image.Resampling.LANCZOS).tobytes()
     for y in range(0, height, 2):
         line = text.Text()
         for x in range(width):
-            (r, g, b), (r2, g2, b2) = small.getpixel((x, y)), small.getpixel((x, y + 1))
-            line.append("▀", style=f"rgb({r},{g},{b}) on rgb({r2},{g2},{b2})")
+            upper, lower = (tuple(pixels[3 * (row * width + x) :][:3]) for row in (y, y + 1))
+            line.append("▀", style=f"{_rgb(upper)} on {_rgb(lower)}")
         out.print(line)
+
+
+def _rgb(pixel: tuple[int, ...]) -> str:
+    return f"rgb({pixel[0]},{pixel[1]},{pixel[2]})"
 
 
 def decisions(explanation: service_pb.ExplainGenerationResponse, *, brief: bool) -> None:

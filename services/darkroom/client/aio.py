@@ -124,7 +124,7 @@ class AsyncClient:
             request = service_pb.CancelGenerationRequest(generation_id=generation_id)
             return (await self.generations.CancelGeneration(request)).generation
 
-    async def list(
+    async def all(
         self,
         *,
         model: str = "",

@@ -1,0 +1,189 @@
+"""Between the protos of the Work stream and the engine's nouns.
+
+An `Assign` comes in and a `Job` goes out; engine events and device samples come in and messages for the owner go out. Nothing here
+waits or remembers. Next: `loop.attempt` runs the job, the servicer sends the messages.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from google.protobuf import timestamp_pb2
+
+from darkroom import catalog
+from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
+from darkroom.api.scheduler.v1 import generation_pb2
+from darkroom.api.types.v1 import device_pb2, inputs_pb2, media_pb2, money_pb2
+from darkroom.model_runner import nvml
+from darkroom.model_runner.domain import AttemptFailed, AttemptKey
+from darkroom.model_runner.engine import job as engine_job
+
+_OPTIONAL_SAMPLE_FIELDS = (
+    "utilization_percent",
+    "memory_used_bytes",
+    "memory_total_bytes",
+    "power_mw",
+    "temperature_c",
+    "throttle_reasons",
+    "ecc_uncorrectable",
+    "last_xid",
+)
+
+
+def key_of(key: pb.AttemptKey) -> AttemptKey:
+    """The proto's key as a hashable one."""
+    return AttemptKey(key.generation_id, key.owner_epoch, key.attempt)
+
+
+def key_to(key: AttemptKey) -> pb.AttemptKey:
+    """The other way."""
+    return pb.AttemptKey(generation_id=key.generation_id, owner_epoch=key.owner_epoch, attempt=key.attempt)
+
+
+def check(assign: pb.Assign, entry: catalog.ModelEntry | None) -> catalog.ModelEntry:
+    """The catalogue's entry for an assignment; AttemptFailed if this runner cannot serve what was accepted."""
+    if entry is None:
+        raise AttemptFailed("MODEL_NOT_SERVED", "this runner does not serve the model", request_fault=False)
+    if entry.revision != assign.model_revision:
+        raise AttemptFailed("MODEL_REVISION_MISMATCH", "this runner has another revision of it", request_fault=False)
+    if assign.WhichOneof("input") != "image":
+        raise AttemptFailed("INPUT_NOT_SERVED", "this runner makes images", request_fault=False)
+    return entry
+
+
+def job(
+    assign: pb.Assign, entry: catalog.ModelEntry, adapters: Sequence[engine_job.AdapterUse]
+) -> engine_job.Job:
+    """The engine's job for an assignment, whose defaults and seed the scheduler has filled in."""
+    image = assign.image
+    return engine_job.Job(
+        key=key_of(assign.key).job_key,
+        tenant_id=assign.tenant_id,
+        model=entry.name,
+        prompt=image.prompt,
+        negative_prompt=image.negative_prompt,
+        width=image.width,
+        height=image.height,
+        steps=image.steps,
+        guidance_scale=image.guidance_scale,
+        seeds=tuple(image.seed + index for index in range(max(1, image.num_images))),
+        adapters=tuple(adapters),
+        max_sequence_length=entry.max_sequence_length,
+        solo=assign.solo,
+    )
+
+
+def scale_of(adapter: inputs_pb2.AdapterRef) -> float:
+    """An adapter's strength, 1.0 if unset."""
+    return adapter.scale if adapter.HasField("scale") else 1.0
+
+
+def spec(entry: catalog.ModelEntry) -> engine_job.ModelSpec:
+    """What the engine reads of a catalogue entry."""
+    return engine_job.ModelSpec(
+        name=entry.name,
+        family=entry.family,
+        path=entry.directory,
+        revision=entry.revision,
+        guidance=entry.guidance,
+        memory_bytes=entry.memory_bytes,
+    )
+
+
+def usage(used: engine_job.Usage) -> money_pb2.Usage:
+    """What a generation used, as billing counts it."""
+    return money_pb2.Usage(
+        gpu_time_us=used.device_time_us, steps=used.steps, images=used.images, pixels=used.pixels
+    )
+
+
+def stages(
+    engine_stages: Sequence[engine_job.Stage], *, fetch_us: int, store_us: int
+) -> generation_pb2.StageTimes:
+    """Where the time went: the engine's stages, and around them fetching adapters and storing artifacts."""
+    spent = {stage.name: stage.wall_us for stage in engine_stages}
+    return generation_pb2.StageTimes(
+        queued_us=spent.get("wait", 0),
+        load_us=spent.get("load", 0),
+        adapters_us=spent.get("adapters", 0) + fetch_us,
+        prepare_us=spent.get("prepare", 0),
+        denoise_us=spent.get("denoise", 0),
+        decode_us=spent.get("decode", 0),
+        encode_us=spent.get("encode", 0),
+        store_us=store_us,
+    )
+
+
+def artifact(output: engine_job.Output, *, media_id: str, sha256: str) -> media_pb2.Artifact:
+    """One stored output."""
+    return media_pb2.Artifact(
+        media_id=media_id,
+        media_type=output.media_type,
+        sha256=sha256,
+        size_bytes=len(output.data),
+        width=output.width,
+        height=output.height,
+        seed=output.seed,
+    )
+
+
+def failed(key: AttemptKey, error: AttemptFailed, used: money_pb2.Usage | None = None) -> pb.WorkResponse:
+    """An attempt's failure, as the owner hears of it."""
+    return pb.WorkResponse(
+        failed=pb.Failed(
+            key=key_to(key),
+            error=generation_pb2.GenerationError(
+                reason=error.reason, message=str(error), retryable=not error.request_fault
+            ),
+            request_fault=error.request_fault,
+            usage=used,
+        )
+    )
+
+
+def cancelled(key: AttemptKey, used: money_pb2.Usage | None = None) -> pb.WorkResponse:
+    """An attempt's end by Cancel."""
+    return pb.WorkResponse(cancelled=pb.Cancelled(key=key_to(key), usage=used))
+
+
+def device(identity: nvml.DeviceIdentity) -> device_pb2.Device:
+    """What the accelerator is."""
+    return device_pb2.Device(**dataclasses.asdict(identity))
+
+
+def sample(seen: nvml.DeviceSample) -> device_pb2.DeviceSample:
+    """What the device showed; what it did not answer stays unset."""
+    told = {name: value for name in _OPTIONAL_SAMPLE_FIELDS if (value := getattr(seen, name)) is not None}
+    at = timestamp_pb2.Timestamp()
+    at.FromDatetime(seen.sampled_at)
+    return device_pb2.DeviceSample(
+        sampled_at=at,
+        foreign_processes=seen.foreign_processes,
+        healthy=seen.healthy,
+        unhealthy_reason=seen.unhealthy_reason,
+        **told,
+    )
+
+
+def heartbeat(
+    seen: nvml.DeviceSample, engine: engine_job.Snapshot, *, idle: bool, attempts: int, draining: bool
+) -> pb.Heartbeat:
+    """What the runner shows of itself."""
+    return pb.Heartbeat(
+        sample=sample(seen),
+        resident_models=engine.models,
+        step_costs=[
+            pb.StepCost(
+                model=cost.shape.model,
+                shape=f"{cost.shape.width}x{cost.shape.height}",
+                rows=cost.shape.rows,
+                step_us=cost.step_us,
+            )
+            for cost in engine.step_costs
+        ],
+        attempts=attempts,
+        engine_idle=idle,
+        slowdown=engine.slowdown,
+        draining=draining,
+        busy_us=engine.busy_us,
+        attributed_us=engine.busy_us - engine.platform_us,
+    )
