@@ -3,7 +3,7 @@
 In: an exception raised while a generation was worked on. Out: an `EngineError`, whose code, message and fault become
 the `Failed` event. The tree:
 
-EngineError            the runner's fault, code `internal`
+EngineError            the runner's fault, code `INTERNAL`
 ├── BadRequest         the request's fault: parameters that this model cannot take
 ├── BadAdapter         the request's fault: a LoRA that does not fit the model, or is malformed
 ├── LoadFailed         a model that is not there, is not what its catalogue entry says, or does not fit
@@ -23,52 +23,52 @@ Fault = Literal["request", "runner"]
 class EngineError(Exception):
     """A generation cannot go on; the text says why, in one sentence fit for whoever asked for it."""
 
-    code = "internal"
+    code = "INTERNAL"
     fault: Fault = "runner"
 
 
 class BadRequest(EngineError):
     """The parameters name something that this model cannot do."""
 
-    code = "bad_request"
+    code = "REQUEST_INVALID"
     fault: Fault = "request"
 
 
 class BadAdapter(EngineError):
     """A LoRA file is malformed or was made for another model."""
 
-    code = "bad_adapter"
+    code = "ADAPTER_INVALID"
     fault: Fault = "request"
 
 
 class LoadFailed(EngineError):
     """The model cannot be made resident."""
 
-    code = "load_failed"
+    code = "MODEL_LOAD_FAILED"
 
 
 class OutOfMemory(EngineError):
     """There was not enough memory for this generation alone."""
 
-    code = "out_of_memory"
+    code = "OUT_OF_MEMORY"
 
 
 class NotFinite(EngineError):
     """The decoded picture holds NaN or infinity."""
 
-    code = "not_finite"
+    code = "NOT_FINITE"
 
 
 class DeviceLost(EngineError):
     """The accelerator reported an error that outlives the call that caused it."""
 
-    code = "device_lost"
+    code = "DEVICE_LOST"
 
 
 class Closing(EngineError):
     """The engine is closing; another runner can do this work."""
 
-    code = "closing"
+    code = "RUNNER_CLOSING"
 
 
 def translate(error: Exception) -> EngineError:

@@ -15,7 +15,7 @@ class Generation:
 
     def __init__(self, job: Job, *, now_us: int) -> None:
         self.job = job
-        self.adapter_us = self.encode_us = self.denoise_us = self.decode_us = 0
+        self.adapters_us = self.prepare_us = self.denoise_us = self.decode_us = 0
         self.outputs: dict[int, Output] = {}
         self._steps = [0] * len(job.seeds)
         self._walls: dict[str, int] = {}
@@ -27,23 +27,20 @@ class Generation:
         self._walls[stage] = self._walls.get(stage, 0) + now_us - self._marked_us
         self._marked_us = now_us
 
-    def stepped(self, image: int, step: int) -> bool:
-        """Note an image's step; True if all images have now come one step further."""
-        before = min(self._steps)
+    def stepped(self, image: int, step: int) -> None:
+        """Note how far an image is."""
         self._steps[image] = step
-        return min(self._steps) > before
 
     def progress(self, *, now_us: int) -> Progressed:
-        """Return how far all its images are."""
-        taken, total = sum(self._steps), self.job.steps * len(self._steps)
-        remaining_us = (now_us - self.ready_us) * (total - taken) // max(taken, 1)
-        return Progressed(self.job.key, min(self._steps), self.job.steps, len(self.outputs), remaining_us)
+        """Return how far it is."""
+        done, total = sum(self._steps), self.job.steps * len(self._steps)
+        return Progressed(self.job.key, done, total, (now_us - self.ready_us) * (total - done) // max(done, 1))
 
     def usage(self) -> Usage:
         """Return what it has used so far."""
         return Usage(
-            adapter_us=self.adapter_us,
-            encode_us=self.encode_us,
+            adapters_us=self.adapters_us,
+            prepare_us=self.prepare_us,
             denoise_us=self.denoise_us,
             decode_us=self.decode_us,
             steps=sum(self._steps),

@@ -76,6 +76,8 @@ class Job:
     adapters: tuple[AdapterUse, ...] = ()
     max_sequence_length: int
     """Tokens of the text encoders that take a length, 1 to 512."""
+    solo: bool = False
+    """Whether it must share no batch, being suspected of killing runners."""
 
 
 class Output(NamedTuple):
@@ -92,7 +94,7 @@ class Stage(NamedTuple):
     """Wall-clock time between a generation's arrival and its end, spent in one place."""
 
     name: str
-    """`wait`, `load` (of its model, if it was not resident), `encode`, `denoise`, `decode`, `write`; in this order."""
+    """In order: `wait`, `load` (its model, if not resident), `adapters`, `prepare`, `denoise`, `decode`, `encode`."""
     wall_us: int
 
 
@@ -100,8 +102,8 @@ class Stage(NamedTuple):
 class Usage:
     """What one generation has used so far. Times are its share of the engine's busy time, in integer microseconds."""
 
-    adapter_us: int
-    encode_us: int
+    adapters_us: int
+    prepare_us: int
     denoise_us: int
     decode_us: int
     steps: int
@@ -114,7 +116,7 @@ class Usage:
     @property
     def device_time_us(self) -> int:
         """The four times together."""
-        return self.adapter_us + self.encode_us + self.denoise_us + self.decode_us
+        return self.adapters_us + self.prepare_us + self.denoise_us + self.decode_us
 
 
 @dataclass(frozen=True)
@@ -128,14 +130,13 @@ class Started:
 
 @dataclass(frozen=True)
 class Progressed:
-    """Every image has taken `step` of `steps_total` steps."""
+    """The generation went on: steps are summed over its images."""
 
     job_key: str
-    step: int
+    steps_done: int
     steps_total: int
-    images_done: int
     remaining_us: int
-    """What the rest would take at the pace since it started, wall clock."""
+    """What the rest would take at the pace so far, wall clock."""
 
 
 @dataclass(frozen=True)
@@ -185,3 +186,5 @@ class Snapshot:
     adapters: tuple[str, ...]
     """Digests of the resident LoRAs."""
     step_costs: tuple[StepCost, ...]
+    slowdown: float
+    """How much longer steps take of late than the table says, at least 1.0."""

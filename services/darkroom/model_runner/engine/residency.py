@@ -6,11 +6,10 @@ needs their room. Next: `step_loop` asks before it admits, and books the time th
 """
 
 import collections
+import gc
 from collections.abc import Mapping, Sequence, Set
 
-import diffusers.utils.logging
 import torch
-import transformers.utils.logging
 
 from darkroom.model_runner.engine import errors, revision
 from darkroom.model_runner.engine.families import Family, Load
@@ -25,10 +24,6 @@ class Residency:
         self._specs = {spec.name: spec for spec in specs}
         self._families = families
         self._resident: collections.OrderedDict[str, Family] = collections.OrderedDict()
-        # Libraries that load with a progress bar, and that quote a user's prompt when they truncate it.
-        for library in (diffusers.utils.logging, transformers.utils.logging):
-            library.set_verbosity_error()
-            library.disable_progress_bar()
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -69,6 +64,7 @@ class Residency:
             if self._resident_bytes() + spec.memory_bytes <= self._config.memory_bytes_max:
                 break
             del self._resident[other]
+        gc.collect()  # modules that know their parents would otherwise keep their memory until some later collection
         if torch.device(self._config.device).type == "cuda":
             torch.cuda.empty_cache()
 
@@ -85,5 +81,8 @@ class Residency:
                 dtype=getattr(torch, self._config.dtype),
                 adapters_resident_max=self._config.adapters_resident_max,
             )
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:
+            known = errors.translate(error)
+            if type(known) is not errors.EngineError:
+                raise known from error
             raise errors.LoadFailed(f"model {spec.name} could not be loaded ({type(error).__name__})") from error

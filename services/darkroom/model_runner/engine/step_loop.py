@@ -31,6 +31,7 @@ from darkroom.model_runner.engine.job import (
     Started,
 )
 from darkroom.model_runner.engine.residency import Residency
+from darkroom.model_runner.engine.state import BatchKey
 
 Result = TypeVar("Result")
 
@@ -122,15 +123,16 @@ class StepLoop:
     def _prepare(self, generation: Generation, family: Family) -> None:
         job = generation.job
         if job.adapters:
-            _, (generation.adapter_us,) = self._timed(lambda: [family.bank.get(use) for use in job.adapters])
-        states, (generation.encode_us,) = self._timed(lambda: family.prepare(job))
+            _, (generation.adapters_us,) = self._timed(lambda: [family.bank.get(use) for use in job.adapters])
+            generation.mark("adapters", now_us=_now_us())
+        states, (generation.prepare_us,) = self._timed(lambda: family.prepare(job))
         generation.ready_us = _now_us()
-        generation.mark("encode", now_us=generation.ready_us)
+        generation.mark("prepare", now_us=generation.ready_us)
         self._rows.extend(Row(generation, image, state) for image, state in enumerate(states))
 
     def _slice(self) -> None:
         """Run one step of the rows whose turn it is; those that go on queue up behind the others."""
-        rows = batch.pick(self._rows, key_of=lambda row: row.state.batch_key, rows_max=self._config.batch_rows_max)
+        rows = batch.pick(self._rows, key_of=_key, rows_max=self._config.batch_rows_max)
         for row in rows:
             self._rows.remove(row)
         stepped = self._step(rows)
@@ -163,8 +165,9 @@ class StepLoop:
         return [row._replace(state=state) for row, state in zip(rows, moved, strict=True)]
 
     def _report(self, rows: list[Row]) -> None:
-        further = {row.generation: None for row in rows if row.generation.stepped(row.image, row.state.step)}
-        for generation in further:
+        for row in rows:
+            row.generation.stepped(row.image, row.state.step)
+        for generation in dict.fromkeys(row.generation for row in rows):
             if generation.job.key in self._live:
                 self._on_event(generation.progress(now_us=_now_us()))
 
@@ -180,7 +183,7 @@ class StepLoop:
         except Exception as error:
             self._fail(generation, error)
             return
-        generation.mark("write", now_us=_now_us())
+        generation.mark("encode", now_us=_now_us())
         height, width = picture.shape[1:]
         generation.outputs[row.image] = Output(data, encode.PNG, width, height, row.state.seed)
         if len(generation.outputs) == len(generation.job.seeds):
@@ -194,7 +197,7 @@ class StepLoop:
     def _fail(self, generation: Generation, error: Exception) -> None:
         """End a generation with its error; a lost device is raised further."""
         known = errors.translate(error)
-        if known is not error:
+        if known.fault == "runner":
             _log.error("generation %s failed", generation.job.key, exc_info=error)
         self._end_failed(generation, known)
         if isinstance(known, errors.DeviceLost):
@@ -237,7 +240,13 @@ class StepLoop:
             models=self._residency.models,
             adapters=self._residency.adapters,
             step_costs=self._step_costs.snapshot(),
+            slowdown=self._step_costs.slowdown,
         )
+
+
+def _key(row: Row) -> tuple[BatchKey, str]:
+    job = row.generation.job
+    return row.state.batch_key, job.key if job.solo else ""
 
 
 def _now_us() -> int:

@@ -10,12 +10,14 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from darkroom.model_runner.engine import errors
+import darkroom
+from darkroom.model_runner.engine import errors, revision
 from darkroom.model_runner.engine.families import flux
-from darkroom.model_runner.engine.job import Job, ModelSpec
+from darkroom.model_runner.engine.job import AdapterUse, Job, ModelSpec
 from darkroom.model_runner.engine.state import State
 
 TOLERANCE = 2e-3  # of pixels in [0, 1]
+POCKET_IMAGE = Path(darkroom.__path__[0]) / "models" / "pocket-image"
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +180,46 @@ def test_guidance_of_one_makes_no_second_prediction(models: Any, make_job: Any) 
     assert model.denoise([guided]).negative is not None
 
 
+def test_adapters_of_a_mixed_batch_equal_the_pipeline_with_merged_weights(
+    specs: Any, models: Any, make_job: Any, tmp_path: Path
+) -> None:
+    use, scales = _random_adapter(specs["true_cfg"], tmp_path / "adapter.safetensors"), (0.0, 1.0, -0.5)
+    jobs = [
+        make_job(str(scale), seeds=(index,), adapters=(dataclasses.replace(use, scale=scale),) if scale else ())
+        for index, scale in enumerate(scales)
+    ]
+    pictures = paint(models["true_cfg"], *jobs)
+    for job, scale, picture in zip(jobs, scales, pictures, strict=True):
+        expected = reference(_merged(specs["true_cfg"], use.path, scale), job)[0]
+        assert distance(picture, expected) <= TOLERANCE
+    (plain,) = paint(models["true_cfg"], dataclasses.replace(jobs[1], adapters=()))
+    assert distance(plain, pictures[1]) > 10 * TOLERANCE
+
+
+def _random_adapter(spec: ModelSpec, path: Path) -> AdapterUse:
+    """Write a rank-4 adapter of every linear layer of the transformer, as diffusers names them."""
+    transformer = diffusers.FluxTransformer2DModel.from_pretrained(spec.path / "transformer")
+    torch.manual_seed(5)
+    tensors = {}
+    for name, module in transformer.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            tensors[f"transformer.{name}.lora_A.weight"] = torch.randn(4, module.in_features) / 8
+            tensors[f"transformer.{name}.lora_B.weight"] = torch.randn(module.out_features, 4) / 8
+    safetensors.torch.save_file(tensors, path)
+    return AdapterUse(path=path, digest="a" * 64, scale=1.0)
+
+
+def _merged(spec: ModelSpec, adapter: Path, scale: float) -> diffusers.FluxPipeline:
+    pipeline = diffusers.FluxPipeline.from_pretrained(spec.path, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    tensors = safetensors.torch.load_file(adapter)
+    for name, module in pipeline.transformer.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            down, up = (tensors[f"transformer.{name}.lora_{part}.weight"] for part in "AB")
+            module.weight.data += scale * up @ down
+    return pipeline
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "text"),
     [
@@ -190,6 +232,15 @@ def test_guidance_of_one_makes_no_second_prediction(models: Any, make_job: Any) 
 def test_refuses_what_the_model_cannot_do(models: Any, make_job: Any, name: str, changes: Any, text: str) -> None:
     with pytest.raises(errors.BadRequest, match=text):
         models[name].prepare(make_job("1", model=name, **changes))
+
+
+def test_a_prompt_too_long_is_cut_as_the_pipeline_does_and_not_logged(
+    models: Any, pipelines: Any, make_job: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    job = make_job("1", prompt="a red circle left of a blue square " * 9)
+    (picture,) = paint(models["true_cfg"], job)
+    assert "circle" not in "".join(capfd.readouterr())
+    assert distance(picture, reference(pipelines["true_cfg"], job)[0]) <= TOLERANCE
 
 
 @pytest.mark.parametrize(("name", "claimed"), [("true_cfg", "embedded"), ("embedded", "none")])
@@ -215,3 +266,30 @@ def test_computes_in_the_dtype_it_is_told(specs: Any, make_job: Any, models: Any
     (precise,) = paint(models["true_cfg"], job)
     assert picture.dtype == torch.float32
     assert 0 < distance(picture, precise) < 0.1
+
+
+@pytest.mark.skipif(not POCKET_IMAGE.exists(), reason="pocket-image is not trained yet")
+def test_pocket_image_alone_and_in_a_mixed_batch_of_four(make_job: Any) -> None:
+    spec = ModelSpec(
+        name="pocket-image",
+        family="flux",
+        path=POCKET_IMAGE,
+        revision=revision.digest(POCKET_IMAGE),
+        guidance="true_cfg",
+        memory_bytes=1,
+    )
+    pipeline = diffusers.FluxPipeline.from_pretrained(POCKET_IMAGE, dtype=torch.float32, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    shape = {"model": "pocket-image", "width": 64, "height": 64, "max_sequence_length": 20}
+    jobs = [
+        make_job("1", steps=28, guidance_scale=3.0, seeds=(1,), **shape),
+        make_job("2", steps=10, guidance_scale=6.0, seeds=(2,), prompt="a green triangle", **shape),
+        make_job("3", steps=5, guidance_scale=1.5, seeds=(3,), negative_prompt="a red circle", **shape),
+        make_job("4", steps=20, guidance_scale=4.0, seeds=(4,), prompt="a blue square on a white background", **shape),
+    ]
+    model = load(spec)
+    together = paint(model, *jobs)
+    for job, picture in zip(jobs, together, strict=True):
+        expected = reference(pipeline, job)[0]
+        assert distance(picture, expected) <= TOLERANCE
+        assert distance(paint(model, job)[0], expected) <= TOLERANCE

@@ -1,0 +1,79 @@
+"""A family that can be computed by hand: each step adds 1 to the latents, and the picture is their value / 255.
+
+In: jobs whose prompt says what goes wrong, and where. Out: states, and `forwards`, which batch ran in each step.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from darkroom.model_runner.engine import adapters, revision
+from darkroom.model_runner.engine.job import Job, ModelSpec
+from darkroom.model_runner.engine.state import BatchKey, Predictions, State
+
+
+class Counting:
+    """`Counting.load` is what a family's `load` is; `forwards` lists, for each forward, the seeds in the batch."""
+
+    def __init__(self) -> None:
+        self.bank = adapters.Bank(torch.nn.Module(), resident_max=1)
+        self.forwards: list[list[int]] = []
+        self.broken: dict[int, Exception] = {}
+        self.batch_max = 1000
+
+    def load(self, spec: ModelSpec, **_: Any) -> "Counting":
+        return self
+
+    def prepare(self, job: Job) -> list[State]:
+        """A prompt of `nan` makes latents that are none."""
+        key = BatchKey(job.model, job.width, job.height, 1, job.guidance_scale > 1)
+        start = float("nan") if job.prompt == "nan" else 0.0
+        return [
+            State(
+                batch_key=key,
+                seed=seed,
+                step=0,
+                sigmas=(0.0,) * (job.steps + 1),
+                guidance=job.guidance_scale,
+                latents=torch.tensor([start]),
+                conditioning={},
+                adapters=(),
+            )
+            for seed in job.seeds
+        ]
+
+    def denoise(self, states: Sequence[State]) -> Predictions:
+        """Fail for a seed in `broken`, and for batches larger than `batch_max`, as a device without memory does."""
+        self.forwards.append([state.seed for state in states])
+        if len(states) > self.batch_max:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        for state in states:
+            if state.seed in self.broken:
+                raise self.broken[state.seed]
+        return Predictions(torch.ones(len(states), 1), None)
+
+    def advance(self, states: Sequence[State], predictions: Predictions) -> list[State]:
+        return [
+            dataclasses.replace(state, step=state.step + 1, latents=state.latents + added)
+            for state, added in zip(states, predictions.positive, strict=True)
+        ]
+
+    def decode(self, state: State) -> Tensor:
+        return (state.latents / 255).expand(3, state.batch_key.height, state.batch_key.width)
+
+
+def spec(path: Path, **changes: Any) -> ModelSpec:
+    """Return the catalogue entry of a counting model."""
+    values: dict[str, Any] = {
+        "name": "counting",
+        "family": "counting",
+        "path": path,
+        "revision": revision.digest(path),
+        "guidance": "none",
+        "memory_bytes": 1,
+    }
+    return ModelSpec(**(values | changes))
