@@ -82,8 +82,7 @@ class LoraServicer(lora_service_pb2_grpc.LoraServiceServicer):
         lora = await self._find(request.adapter_id)
         yield pb.PullLoraResponse(lora=_message(lora))
         async for chunk in self._loras.read(lora):
-            for start in range(0, len(chunk), uploads.CHUNK_BYTES_MAX):
-                yield pb.PullLoraResponse(chunk=chunk[start : start + uploads.CHUNK_BYTES_MAX])
+            yield pb.PullLoraResponse(chunk=chunk)
 
     async def DeleteLora(self, request: pb.DeleteLoraRequest, context: _Delete) -> pb.DeleteLoraResponse:
         """Delete one adapter; again is no error."""

@@ -51,9 +51,13 @@ class Store:
         )
         return [_lora(row) for row in rows]
 
-    def read(self, lora: domain.Lora) -> AsyncIterator[bytes]:
-        """The adapter's bytes, in order."""
-        return self._bytes.get(lora.blob_key)
+    async def read(self, lora: domain.Lora) -> AsyncIterator[bytes]:
+        """The adapter's bytes, in order; NotFound if it was deleted meanwhile."""
+        try:
+            async for chunk in self._bytes.get(lora.blob_key):
+                yield chunk
+        except errors.NotFound as error:
+            raise errors.NotFound("lora", lora.adapter_id) from error
 
     async def delete(self, tenant_id: str, adapter_id: str) -> None:
         """Forget the tenant's adapter, and its bytes with the last adapter made of them; again is no error."""

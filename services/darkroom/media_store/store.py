@@ -43,11 +43,15 @@ class Store:
             raise errors.NotFound("media", media_id)
         return _media(row)
 
-    def read(
+    async def read(
         self, media: domain.Media, *, offset_bytes: int = 0, size_bytes: int | None = None
     ) -> AsyncIterator[bytes]:
-        """The piece's bytes from an offset, in order: `size_bytes` of them, or all the rest."""
-        return self._bytes.get(media.blob_key, offset=offset_bytes, size_bytes=size_bytes)
+        """The piece's bytes from an offset, in order: `size_bytes` of them, or all the rest; NotFound if deleted meanwhile."""
+        try:
+            async for chunk in self._bytes.get(media.blob_key, offset=offset_bytes, size_bytes=size_bytes):
+                yield chunk
+        except errors.NotFound as error:
+            raise errors.NotFound("media", media.media_id) from error
 
     async def url(self, media: domain.Media, *, expires_in_s: float) -> str | None:
         """A URL signed by the cloud's own store; None where bytes lie on a disk."""

@@ -77,8 +77,7 @@ class MediaServicer(media_service_pb2_grpc.MediaServiceServicer):
         if request.offset_bytes == media.size_bytes:
             return
         async for chunk in self._media.read(media, offset_bytes=request.offset_bytes):
-            for start in range(0, len(chunk), uploads.CHUNK_BYTES_MAX):
-                yield pb.ReadMediaResponse(chunk=chunk[start : start + uploads.CHUNK_BYTES_MAX])
+            yield pb.ReadMediaResponse(chunk=chunk)
 
     async def SignMediaUrl(self, request: pb.SignMediaUrlRequest, context: _Sign) -> pb.SignMediaUrlResponse:
         """Make a URL that needs no key; it never outlives the piece."""
