@@ -41,6 +41,7 @@ CREATE INDEX generation_by_tenant ON generation (tenant_id, generation_id DESC);
 CREATE INDEX generation_queue ON generation (model, priority, tenant_id, deadline, created_at) WHERE state = 'QUEUED';
 CREATE INDEX generation_running ON generation (pool) WHERE state = 'RUNNING';
 CREATE INDEX generation_open ON generation (state, model, created_at) WHERE state IN ('QUEUED', 'RUNNING');
+CREATE INDEX generation_deadline ON generation (deadline) WHERE state = 'QUEUED' AND deadline IS NOT NULL;
 
 -- Every state change, for watchers on any replica; progress is on the row alone.
 CREATE TABLE generation_event (
@@ -83,6 +84,7 @@ CREATE TABLE spending_grant (
     state      text NOT NULL CHECK (state IN ('ASKED', 'APPLIED', 'REFUSED')),
     created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
+CREATE INDEX spending_grant_asked ON spending_grant (tenant_id, created_at) WHERE state = 'ASKED';
 
 -- What billing_meter must be told, exactly once each; payload is the protobuf message.
 CREATE TABLE outbox (
@@ -92,8 +94,10 @@ CREATE TABLE outbox (
     payload      bytea NOT NULL,
     refusal      text,                              -- why the meter refused it: kept for an operator, not retried
     attempts     integer NOT NULL DEFAULT 0,
+    next_try_at  timestamptz NOT NULL DEFAULT clock_timestamp(),  -- a replica that delivers it moves this ahead: its claim
     created_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     delivered_at timestamptz,
     UNIQUE (kind, subject_id)
 );
 CREATE INDEX outbox_waiting ON outbox (outbox_id) WHERE delivered_at IS NULL AND refusal IS NULL;
+CREATE INDEX outbox_delivered ON outbox (delivered_at) WHERE delivered_at IS NOT NULL;

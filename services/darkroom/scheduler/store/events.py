@@ -18,9 +18,7 @@ class Snapshot(NamedTuple):
     events: list[domain.Event]
 
 
-async def append(
-    connection: postgres.Connection, *, generation_id: str, sequence: int, state: domain.State
-) -> None:
+async def append(connection: postgres.Connection, *, generation_id: str, sequence: int, state: domain.State) -> None:
     """Record that the generation came into `state` at its `sequence`."""
     await connection.execute(
         "INSERT INTO generation_event (generation_id, sequence, state) VALUES ($1, $2, $3)",

@@ -6,42 +6,22 @@ and gives back what lies idle. granted = remaining + reserved + spent + released
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from darkroom import ids, postgres
 from darkroom.api.billing_meter.v1 import metering_service_pb2
 from darkroom.api.types.v1 import money_pb2
+from darkroom.scheduler.domain import spending as domain
 from darkroom.scheduler.store import outbox
 
 
-class Grant(NamedTuple):
-    """Money asked for; `grant_id` makes asking again harmless."""
-
-    grant_id: str
-    tenant_id: str
-    currency: str
-    wanted_nanos: int
-    least_nanos: int
-
-
-class Lease(NamedTuple):
-    """What a tenant can spend now."""
-
-    currency: str
-    remaining_nanos: int
-
-
-NO_LEASE = Lease(currency="", remaining_nanos=0)
-
-
-async def lock(connection: postgres.Connection, tenant_ids: list[str]) -> dict[str, Lease]:
+async def lock(connection: postgres.Connection, tenant_ids: list[str]) -> dict[str, domain.Lease]:
     """Lock and read the leases of these tenants (in one order everywhere, so that nobody deadlocks)."""
     rows = await connection.fetch(
         "SELECT tenant_id, currency, remaining_nanos FROM spending_lease WHERE tenant_id = ANY($1::text[])"
         " ORDER BY tenant_id FOR UPDATE",
         tenant_ids,
     )
-    return {row["tenant_id"]: Lease(row["currency"], row["remaining_nanos"]) for row in rows}
+    return {row["tenant_id"]: domain.Lease(row["currency"], row["remaining_nanos"]) for row in rows}
 
 
 async def debit(connection: postgres.Connection, nanos_by_tenant: Mapping[str, int]) -> None:
@@ -72,14 +52,14 @@ class Spending:
     def __init__(self, database: postgres.Database) -> None:
         self._database = database
 
-    async def lease(self, tenant_id: str) -> Lease:
+    async def lease(self, tenant_id: str) -> domain.Lease:
         """What the tenant can spend now; nothing if it never had a grant."""
         row = await self._database.fetchrow(
             "SELECT currency, remaining_nanos FROM spending_lease WHERE tenant_id = $1", tenant_id
         )
-        return Lease(row["currency"], row["remaining_nanos"]) if row else NO_LEASE
+        return domain.Lease(row["currency"], row["remaining_nanos"]) if row else domain.NO_LEASE
 
-    async def ask(self, grant: Grant) -> None:
+    async def ask(self, grant: domain.Grant) -> None:
         """Record a grant before it is asked for."""
         await self._database.execute(
             "INSERT INTO spending_grant (grant_id, tenant_id, currency, wanted_nanos, least_nanos, state)"
@@ -87,7 +67,7 @@ class Spending:
             *grant,
         )
 
-    async def asked(self, *, tenant_id: str = "", older_than_s: float = 0.0) -> list[Grant]:
+    async def asked(self, *, tenant_id: str = "", older_than_s: float = 0.0) -> list[domain.Grant]:
         """Grants whose answer is not known, oldest first; of one tenant, or of all."""
         rows = await self._database.fetch(
             "SELECT grant_id, tenant_id, currency, wanted_nanos, least_nanos FROM spending_grant WHERE state = 'ASKED'"
@@ -96,9 +76,9 @@ class Spending:
             tenant_id,
             older_than_s,
         )
-        return [Grant(*row) for row in rows]
+        return [domain.Grant(*row) for row in rows]
 
-    async def apply(self, grant: Grant, *, granted_nanos: int) -> None:
+    async def apply(self, grant: domain.Grant, *, granted_nanos: int) -> None:
         """Add granted money to the lease, once for each grant."""
         async with self._database.transaction() as connection:
             row = await connection.fetchrow(
@@ -116,7 +96,7 @@ class Spending:
                 granted_nanos,
             )
 
-    async def refuse(self, grant: Grant) -> None:
+    async def refuse(self, grant: domain.Grant) -> None:
         """Record that the meter refused a grant."""
         await self._database.execute(
             "UPDATE spending_grant SET state = 'REFUSED' WHERE grant_id = $1 AND state = 'ASKED'", grant.grant_id
@@ -132,7 +112,7 @@ class Spending:
                 idle_s,
             )
             for row in rows:
-                await _release(connection, row["tenant_id"], Lease(row["currency"], row["remaining_nanos"]))
+                await _release(connection, row["tenant_id"], domain.Lease(row["currency"], row["remaining_nanos"]))
             return len(rows)
 
     async def sweep(self, *, older_than_s: float) -> int:
@@ -144,7 +124,7 @@ class Spending:
         return int(tag.split()[1])
 
 
-async def _release(connection: postgres.Connection, tenant_id: str, lease: Lease) -> None:
+async def _release(connection: postgres.Connection, tenant_id: str, lease: domain.Lease) -> None:
     release = metering_service_pb2.ReleaseLeaseRequest(
         tenant_id=tenant_id,
         release_id=ids.new("lea"),

@@ -1,0 +1,141 @@
+"""CreateGeneration's way in: check, look for its key, price, reserve, make durable.
+
+A tenant's request comes in; a durable generation goes out, or an error that names what is wrong. Nothing is stored, and no peer is asked,
+before the request is known to be acceptable; the same key with the same parameters finds its generation whatever has changed since.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from darkroom import catalog, errors, ids
+from darkroom.api.scheduler.v1 import generation_service_pb2 as pb
+from darkroom.scheduler import admit, estimate, predict
+from darkroom.scheduler.domain import generation as domain
+from darkroom.scheduler.peers import billing, loras
+from darkroom.scheduler.store import creates
+
+LEASE_TRIES_MAX = 50  # each one that fails means another create took the money meanwhile
+
+
+class Funds(Protocol):
+    """`loop.spending.Funds`."""
+
+    def used(self, tenant_id: str, *, currency: str, nanos: int) -> None:
+        """Note a debit."""
+        ...
+
+    async def ensure(self, tenant_id: str, *, currency: str, nanos: int) -> None:
+        """Fill the lease."""
+        ...
+
+
+class Backlog(Protocol):
+    """`loop.backlog.Backlog`."""
+
+    def check(self, tenant_id: str) -> None:
+        """Refuse when too many wait."""
+        ...
+
+    def added(self, tenant_id: str) -> None:
+        """Count one more."""
+        ...
+
+
+class Forecast(Protocol):
+    """`loop.forecast.Forecast`: what the fleet has measured, as this replica knows it."""
+
+    def step_cost_us(self, model: str, width: int, height: int) -> int | None:
+        """One step of one image; None if nobody measured it."""
+        ...
+
+    def wait_us(self, model: str, priority: int) -> int | None:
+        """How long a new generation would wait; None if no runner is known."""
+        ...
+
+    def runners(self, model: str) -> int:
+        """Runners that can serve the model now."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Acceptance:
+    """Everything that a create goes through."""
+
+    models: Mapping[str, catalog.ModelEntry]
+    creates: creates.Creates
+    prices: billing.Prices
+    loras: loras.Loras
+    funds: Funds
+    backlog: Backlog
+    forecast: Forecast
+    price_safety_factor: float
+
+    async def accept(self, tenant_id: str, request: pb.CreateGenerationRequest) -> domain.Generation:
+        """Return the durable generation for a tenant's request, new or known by its key."""
+        entry = admit.check(request, self.models)
+        params_sha256 = admit.params_sha256(request)
+        known = await self.creates.known(tenant_id=tenant_id, idempotency_key=request.idempotency_key)
+        if known is not None:
+            if known.params_sha256 != params_sha256:
+                raise errors.AlreadyExists("idempotency_key", request.idempotency_key)
+            return known.generation
+        self.backlog.check(tenant_id)
+        return await self._commit(await self._prepare(tenant_id, request, entry, params_sha256))
+
+    async def _prepare(
+        self, tenant_id: str, request: pb.CreateGenerationRequest, entry: catalog.ModelEntry, params_sha256: bytes
+    ) -> domain.New:
+        generation_id = ids.new("gen")
+        filled = admit.fill(request, entry)
+        image = filled.image
+        await self.loras.check(
+            [adapter.adapter_id for adapter in image.adapters],
+            tenant_id=tenant_id,
+            generation_id=generation_id,
+            model=entry.name,
+        )
+        price = await self.prices.of(entry.name)
+        measured_us = self.forecast.step_cost_us(entry.name, image.width, image.height)
+        cost = estimate.estimate(
+            image,
+            rates=price.rates,
+            step_us=measured_us or estimate.step_cost_us(image, entry),
+            safety_factor=self.price_safety_factor,
+        )
+        deadline_us = admit.deadline_us(filled)
+        wait_us = self.forecast.wait_us(entry.name, filled.priority) or 0
+        estimate.check_deadline(deadline_us=deadline_us, wait_us=wait_us, work_us=cost.work_us)
+        return domain.New(
+            generation_id=generation_id,
+            tenant_id=tenant_id,
+            idempotency_key=filled.idempotency_key,
+            params_sha256=params_sha256,
+            model=entry.name,
+            model_revision=entry.revision,
+            priority=domain.Priority(filled.priority),
+            input=filled.SerializeToString(),
+            tags=dict(filled.tags),
+            price_version_id=price.price_version_id,
+            currency=price.rates.currency,
+            estimate_nanos=cost.nanos,
+            rates=dataclasses.asdict(price.rates),
+            work_us=cost.work_us,
+            steps_total=cost.steps_total,
+            shape=predict.shape(image.width, image.height),
+            deadline_us=deadline_us,
+        )
+
+    async def _commit(self, new: domain.New) -> domain.Generation:
+        for _ in range(LEASE_TRIES_MAX):
+            try:
+                generation = await self.creates.submit(new)
+            except creates.LeaseShort:
+                await self.funds.ensure(new.tenant_id, currency=new.currency, nanos=new.estimate_nanos)
+                continue
+            if generation.generation_id == new.generation_id:
+                self.funds.used(new.tenant_id, currency=new.currency, nanos=new.estimate_nanos)
+                self.backlog.added(new.tenant_id)
+            return generation
+        raise errors.Unavailable("the tenant's money is spent faster than it is set aside")

@@ -1,0 +1,112 @@
+"""GenerationService: the public door for media."""
+
+from collections.abc import AsyncIterator
+from typing import Any, TypeAlias
+
+import grpc
+
+from darkroom import errors, page_tokens, rpc, validation
+from darkroom.api.scheduler.v1 import generation_pb2, generation_service_pb2_grpc
+from darkroom.api.scheduler.v1 import generation_service_pb2 as pb
+from darkroom.scheduler import history
+from darkroom.scheduler.servicer import create, translate
+from darkroom.scheduler.store import bell, events, follow, generations
+
+PAGE_SIZE_MAX = 200
+PAGE_SIZE_DEFAULT = 50
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
+    """Answers for the caller's tenant alone."""
+
+    def __init__(
+        self,
+        *,
+        acceptance: create.Acceptance,
+        store: generations.Generations,
+        changes: events.Events,
+        follower: follow.Follow,
+        the_bell: bell.Bell,
+        pages: page_tokens.PageTokens,
+    ) -> None:
+        self._acceptance = acceptance
+        self._store = store
+        self._changes = changes
+        self._follower = follower
+        self._bell = the_bell
+        self._pages = pages
+
+    async def CreateGeneration(
+        self, request: pb.CreateGenerationRequest, context: Context
+    ) -> pb.CreateGenerationResponse:
+        """Accept a request; answered means durable."""
+        accepted = await self._acceptance.accept(rpc.principal().tenant_id, request)
+        return pb.CreateGenerationResponse(generation=translate.generation(accepted))
+
+    async def GetGeneration(self, request: pb.GetGenerationRequest, context: Context) -> pb.GetGenerationResponse:
+        """Read one."""
+        _check_id(request.generation_id)
+        found = await self._store.get(tenant_id=rpc.principal().tenant_id, generation_id=request.generation_id)
+        return pb.GetGenerationResponse(generation=translate.generation(found))
+
+    async def ListGenerations(self, request: pb.ListGenerationsRequest, context: Context) -> pb.ListGenerationsResponse:
+        """List the tenant's, newest first."""
+        found = validation.Violations()
+        found.integer("page_size", request.page_size, low=0, high=PAGE_SIZE_MAX)
+        found.choice("state", request.state, generation_pb2.GenerationState.values())
+        if request.model:
+            found.name("model", request.model)
+        found.raise_if_any()
+        filters = generations.Filters(rpc.principal().tenant_id, translate.state_filter(request.state), request.model)
+        scope = "generations:" + ":".join(filters)
+        before_id = self._pages.read("page_token", request.page_token, scope)
+        size = request.page_size or PAGE_SIZE_DEFAULT
+        page = await self._store.page(filters, before_id=before_id, limit=size + 1)
+        more = self._pages.make(scope, position=page[size - 1].generation_id) if len(page) > size else ""
+        return pb.ListGenerationsResponse(generations=map(translate.generation, page[:size]), next_page_token=more)
+
+    async def CancelGeneration(
+        self, request: pb.CancelGenerationRequest, context: Context
+    ) -> pb.CancelGenerationResponse:
+        """End one that waits, ask for the end of one that runs."""
+        _check_id(request.generation_id)
+        ended = await self._store.cancel(tenant_id=rpc.principal().tenant_id, generation_id=request.generation_id)
+        self._bell.ring()
+        return pb.CancelGenerationResponse(generation=translate.generation(ended))
+
+    async def WatchGeneration(
+        self, request: pb.WatchGenerationRequest, context: Context
+    ) -> AsyncIterator[pb.WatchGenerationResponse]:
+        """Stream every change of state, and progress between them, until the end."""
+        _check_id(request.generation_id)
+        generation_id, seen = request.generation_id, request.after_sequence
+        known = await self._store.get(tenant_id=rpc.principal().tenant_id, generation_id=generation_id)
+        if not 0 <= seen <= known.sequence:
+            raise errors.InvalidArgument.of("after_sequence", "must be from 0 to the generation's latest sequence")
+        after = seen or known.sequence - 1
+        with self._follower.changes(generation_id) as changed:
+            while True:
+                changed.clear()
+                snapshot = await self._changes.since(generation_id=generation_id, after_sequence=after)
+                for change in history.since(generations.read(snapshot.row), snapshot.events, after_sequence=after):
+                    yield pb.WatchGenerationResponse(generation=translate.generation(change))
+                    after = change.sequence
+                if generations.read(snapshot.row).is_final:
+                    return
+                await changed.wait()
+
+    async def ExplainGeneration(
+        self, request: pb.ExplainGenerationRequest, context: Context
+    ) -> pb.ExplainGenerationResponse:
+        """Tell why it ran where it ran, or why it waits."""
+        _check_id(request.generation_id)
+        await self._store.get(tenant_id=rpc.principal().tenant_id, generation_id=request.generation_id)
+        return pb.ExplainGenerationResponse()
+
+
+def _check_id(generation_id: str) -> None:
+    found = validation.Violations()
+    found.identifier("generation_id", generation_id, "gen")
+    found.raise_if_any()

@@ -1,0 +1,103 @@
+"""The scheduler's nouns as messages."""
+
+import datetime
+
+from google.protobuf import json_format, struct_pb2, timestamp_pb2
+
+from darkroom import catalog
+from darkroom.api.scheduler.v1 import generation_pb2, generation_service_pb2, model_service_pb2
+from darkroom.api.types.v1 import inputs_pb2, media_pb2, money_pb2
+from darkroom.scheduler.domain import generation as domain
+
+_KINDS = {
+    "image": model_service_pb2.MODEL_KIND_IMAGE,
+    "video": model_service_pb2.MODEL_KIND_VIDEO,
+    "audio": model_service_pb2.MODEL_KIND_AUDIO,
+}
+
+
+def generation(noun: domain.Generation) -> generation_pb2.Generation:
+    """A generation as its tenant sees it."""
+    message = generation_pb2.Generation(
+        generation_id=noun.generation_id,
+        model=noun.model,
+        model_revision=noun.model_revision,
+        state=state(noun.state),
+        priority=inputs_pb2.Priority.Value(f"PRIORITY_{noun.priority.name}"),
+        tags=noun.tags,
+        created_at=_timestamp(noun.created_at),
+        started_at=_timestamp(noun.started_at),
+        finished_at=_timestamp(noun.finished_at),
+        deadline=_timestamp(noun.deadline),
+        attempts=noun.attempt,
+        steps_done=noun.steps_done,
+        steps_total=noun.steps_total,
+        expected_finish_at=_timestamp(noun.expected_finish_at),
+        artifacts=[json_format.ParseDict(artifact, media_pb2.Artifact()) for artifact in noun.artifacts],
+        error=generation_pb2.GenerationError(**noun.error) if noun.error else None,
+        usage=money_pb2.Usage(**noun.usage) if noun.usage else None,
+        estimate=money_pb2.Money(currency=noun.currency, nanos=noun.estimate_nanos),
+        stages=generation_pb2.StageTimes(**noun.stages) if noun.stages else None,
+        sequence=noun.sequence,
+        runner_id=noun.runner_id or "",
+    )
+    request = generation_service_pb2.CreateGenerationRequest.FromString(noun.input)
+    given = request.WhichOneof("input")
+    if given is not None:
+        getattr(message, given).CopyFrom(getattr(request, given))
+    return message
+
+
+def state(noun: domain.State) -> "generation_pb2.GenerationState.ValueType":
+    """A state as the proto's enum."""
+    return generation_pb2.GenerationState.Value(f"GENERATION_STATE_{noun.value}")
+
+
+def state_filter(value: "generation_pb2.GenerationState.ValueType") -> str:
+    """A proto state as the store's text; unspecified is empty."""
+    if value == generation_pb2.GENERATION_STATE_UNSPECIFIED:
+        return ""
+    return generation_pb2.GenerationState.Name(value).removeprefix("GENERATION_STATE_")
+
+
+def model(entry: catalog.ModelEntry, *, runners: int) -> model_service_pb2.Model:
+    """A catalogue entry as callers see it."""
+    limits, defaults, price = entry.limits, entry.defaults, entry.price
+    ranges = {name: getattr(limits, name) for name in ("width", "height", "steps", "guidance_scale", "num_images")}
+    schema = json_format.ParseDict(dict(entry.extras_schema), struct_pb2.Struct()) if entry.extras_schema else None
+    return model_service_pb2.Model(
+        name=entry.name,
+        kind=_KINDS[entry.kind],
+        family=entry.family,
+        description=entry.description,
+        revision=entry.revision,
+        license=entry.license,
+        limits={
+            **{name: _limit(bounds, whole=name != "guidance_scale") for name, bounds in ranges.items()},
+            "pixels": model_service_pb2.NumberLimit(min=1, max=limits.pixels_max),
+        },
+        defaults={name: float(getattr(defaults, name)) for name in ranges},
+        prompt_bytes_max=limits.prompt_bytes_max,
+        adapters_max=limits.adapters_max,
+        extras_schema=schema,
+        price=model_service_pb2.ModelPrice(
+            currency=price.currency,
+            nanos_per_image=price.nanos_per_image,
+            nanos_per_megapixel=price.nanos_per_megapixel,
+            nanos_per_gpu_second=price.nanos_per_gpu_second,
+            minimum_nanos=price.minimum_nanos,
+        ),
+        runners=runners,
+    )
+
+
+def _limit(bounds: catalog.Range, *, whole: bool) -> model_service_pb2.NumberLimit:
+    return model_service_pb2.NumberLimit(min=bounds.min, max=bounds.max, multiple_of=bounds.multiple_of if whole else 0)
+
+
+def _timestamp(at: datetime.datetime | None) -> timestamp_pb2.Timestamp | None:
+    if at is None:
+        return None
+    message = timestamp_pb2.Timestamp()
+    message.FromDatetime(at)
+    return message
