@@ -24,10 +24,11 @@ async def running(*, runners: int, say: Callable[[str], None]) -> AsyncIterator[
     """Start the platform, yield how to reach it, and stop it; `say` is told of each stage and each restart."""
     folder = home.directory()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _stop_on_sigterm()
     database = embedded_postgres.EmbeddedPostgres(folder / "postgres")
     say("starting PostgreSQL")
-    await asyncio.to_thread(database.start)
     try:
+        await asyncio.to_thread(database.start)
         await asyncio.to_thread(database.create_database, "darkroom")
         kept = home.read_secrets()
         addresses = {f"{room}_address": f"127.0.0.1:{_free_port()}" for room in CONTROL_ROOMS}
@@ -47,11 +48,18 @@ async def running(*, runners: int, say: Callable[[str], None]) -> AsyncIterator[
 
 
 async def interrupted() -> None:
-    """Wait for Ctrl-C or SIGTERM."""
+    """Wait for Ctrl-C or SIGTERM, which are then no error."""
     event = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, event.set)
     await event.wait()
+
+
+def _stop_on_sigterm() -> None:
+    """Make SIGTERM unwind as Ctrl-C does: a platform that is ended while it starts leaves nothing behind either."""
+    running = asyncio.current_task()
+    assert running is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
 
 
 async def _start(

@@ -1,0 +1,59 @@
+import subprocess
+import sys
+
+import pytest
+
+from darkroom import errors, settings
+from darkroom.cli import app
+
+
+def test_every_word_leads_to_a_command() -> None:
+    context = app.command.make_context("darkroom", ["--help"], resilient_parsing=True)
+    for word in app.WORDS:
+        found = app.command.get_command(context, word)  # type: ignore[attr-defined]
+        assert found is not None
+        assert found.name in {word, "list"} or found.name == word
+
+
+def test_help_lists_every_word(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run(["--help"]) == 0
+    told = capsys.readouterr().out
+    assert all(word in told for word in app.WORDS)
+
+
+def test_an_unknown_word_is_misuse(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run(["develop"]) == 2
+    assert "develop" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "part"),
+    [
+        (errors.InvalidArgument.of("image.width", "must be at least 64"), "image.width: must be at least 64"),
+        (errors.Unauthenticated("the key is not known"), "DARKROOM_API_KEY"),
+        (errors.Unavailable("nobody answers"), "darkroom up"),
+        (settings.SettingsError("DARKROOM_X is not set"), "DARKROOM_X"),
+        (RuntimeError(""), "RuntimeError"),
+    ],
+)
+def test_an_error_is_one_sentence_and_no_traceback(
+    error: Exception, part: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **named: object) -> None:
+        raise error
+
+    monkeypatch.setattr(app.command, "main", fail)
+    assert app.run(["list"]) == 1
+    told = capsys.readouterr().err
+    assert part in told
+    assert told.count("\n") == 1
+    assert "Traceback" not in told
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    command = [sys.executable, "-m", "darkroom", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as left:
+        assert left.stdout is not None
+        left.stdout.close()
+        assert left.stderr is not None
+        assert "Traceback" not in left.stderr.read()
