@@ -1,19 +1,19 @@
 """gRPC, once, for every room.
 
-A call's way: `channel` (credential, deadline, trace, request id, retries of idempotent calls) -> the wire -> `server` (health, reflection,
+A call's way: `client` (credential, deadline, trace, request id, retries of idempotent calls) -> the wire -> `server` (health, reflection,
 TLS, graceful stop) -> `door` (well-formed? who calls? may they?) -> the room's servicer, which raises `errors` -> `status` (rich details) ->
 the wire -> `from_rpc_error` at the caller. `methods` reads scopes and idempotency from the protos; `keys` asks billing_meter whose an API
-key is; `observe` makes the spans and the duration histograms of both sides.
+key is; `certificates` holds TLS; `observe` makes the spans and the duration histograms of both sides.
 """
 
 from darkroom.rpc import methods
 from darkroom.rpc.auth import KeyVerifier, principal
-from darkroom.rpc.channel import channel
+from darkroom.rpc.certificates import Tls, tls
+from darkroom.rpc.client import channel
 from darkroom.rpc.door import ENDLESS_STREAMS, request_id
 from darkroom.rpc.keys import KeyCache, RemoteKeyVerifier
 from darkroom.rpc.server import Server, background
 from darkroom.rpc.status import from_rpc_error
-from darkroom.rpc.tls import Tls, tls
 
 __all__ = [
     "ENDLESS_STREAMS",

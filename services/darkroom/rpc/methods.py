@@ -1,6 +1,6 @@
 """Every RPC of the house, as its proto describes it.
 
-The generated modules below `darkroom.api` come in; a table by path goes out: `auth` reads each method's scope from it, `channel` which
+The generated modules below `darkroom.api` come in; a table by path goes out: `auth` reads each method's scope from it, `client` which
 methods may be retried, the tests that every method has a scope.
 """
 

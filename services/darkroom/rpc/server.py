@@ -17,9 +17,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from darkroom import settings
-from darkroom.rpc import auth, door
-from darkroom.rpc import tls as tls_files
-from darkroom.rpc.channel import MESSAGE_BYTES_MAX
+from darkroom.rpc import auth, certificates, door
+from darkroom.rpc.client import MESSAGE_BYTES_MAX
 
 _HEALTH = "grpc.health.v1.Health"
 _PAUSE_SHARE = 0.05  # of the grace, for balancers to see NOT_SERVING
@@ -42,7 +41,7 @@ _OPTIONS: list[tuple[str, Any]] = [
 _Servicer = TypeVar("_Servicer")
 
 
-class Config(tls_files.Config, Protocol):
+class Config(certificates.Config, Protocol):
     """The settings read here; every room's config has them."""
 
     @property
@@ -101,7 +100,7 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         if self._config.reflection:
             reflection.enable_server_reflection([*self._services, _HEALTH, reflection.SERVICE_NAME], self._grpc)
-        address = _bind(self._grpc, self._config.listen_address, tls_files.tls(self._config))
+        address = _bind(self._grpc, self._config.listen_address, certificates.tls(self._config))
         await self._grpc.start()
         if self._config.health_address:
             self._plain = grpc.aio.server(options=_OPTIONS)
@@ -188,7 +187,7 @@ def _on_signals(act: Callable[[], None]) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-def _bind(server: grpc.aio.Server, address: str, files: tls_files.Tls | None) -> str:
+def _bind(server: grpc.aio.Server, address: str, files: certificates.Tls | None) -> str:
     try:
         port = server.add_secure_port(address, files.server()) if files else server.add_insecure_port(address)
     except RuntimeError as error:

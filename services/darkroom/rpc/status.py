@@ -15,8 +15,10 @@ from grpc_status import rpc_status
 from darkroom import errors
 
 DETAILS_KEY = "grpc-status-details-bin"
-VIOLATIONS_MAX = 16
-TEXT_CHARACTERS_MAX = 200
+VIOLATIONS_MAX = 10
+_FIELD_BYTES_MAX = 100
+_TEXT_BYTES_MAX = 200
+_MESSAGE_BYTES_MAX = 300
 
 _PEER_AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 
@@ -33,9 +35,9 @@ def public(error: BaseException) -> errors.DarkroomError:
 
 
 def to_status(error: errors.DarkroomError, *, request_id: str) -> status_pb2.Status:
-    """Make the status with its details; an Internal error's own message stays here."""
+    """Make the status with its details (the first ten violations at most); an Internal error's own message stays here."""
     text = f"internal error (request {request_id})" if isinstance(error, errors.Internal) else str(error)
-    made = status_pb2.Status(code=grpc.StatusCode[error.code].value[0], message=_cut(text, 4 * TEXT_CHARACTERS_MAX))
+    made = status_pb2.Status(code=grpc.StatusCode[error.code].value[0], message=_cut(text, _MESSAGE_BYTES_MAX))
     for detail in _details(error, request_id):
         made.details.add().Pack(detail)
     return made
@@ -57,7 +59,7 @@ def _details(error: errors.DarkroomError, request_id: str) -> list[message.Messa
         case errors.InvalidArgument():
             violations = [
                 error_details_pb2.BadRequest.FieldViolation(
-                    field=_cut(field, TEXT_CHARACTERS_MAX), description=_cut(text, TEXT_CHARACTERS_MAX)
+                    field=_cut(field, _FIELD_BYTES_MAX), description=_cut(text, _TEXT_BYTES_MAX)
                 )
                 for field, text in error.violations[:VIOLATIONS_MAX]
             ]
@@ -65,7 +67,7 @@ def _details(error: errors.DarkroomError, request_id: str) -> list[message.Messa
         case errors.NotFound() | errors.AlreadyExists():
             found.append(
                 error_details_pb2.ResourceInfo(
-                    resource_type=error.resource_type, resource_name=_cut(error.name, TEXT_CHARACTERS_MAX)
+                    resource_type=error.resource_type, resource_name=_cut(error.name, _TEXT_BYTES_MAX)
                 )
             )
         case errors.ResourceExhausted() | errors.Unavailable():
@@ -128,5 +130,5 @@ def _retry_after_s(status: status_pb2.Status | None) -> float:
     return found.retry_delay.ToMilliseconds() / 1000 if found else 1.0
 
 
-def _cut(text: str, characters_max: int) -> str:
-    return text if len(text) <= characters_max else text[: characters_max - 1] + "…"
+def _cut(text: str, bytes_max: int) -> str:
+    return text.encode("utf-8", "replace")[:bytes_max].decode("utf-8", "ignore")

@@ -16,8 +16,8 @@ import grpc
 
 from darkroom import ids, telemetry
 from darkroom.rpc import methods, observe
+from darkroom.rpc.certificates import Tls
 from darkroom.rpc.door import ENDLESS_STREAMS
-from darkroom.rpc.tls import Tls
 
 UNARY_TIMEOUT_S = 10.0
 STREAM_TIMEOUT_S = 300.0

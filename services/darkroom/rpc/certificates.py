@@ -1,6 +1,6 @@
 """Mutual TLS between rooms, from the three PEM files of a room's config.
 
-A config comes in; the gRPC credentials of both ends go out, for `server` and `channel`. Plaintext is for loopback alone, which
+A config comes in; the gRPC credentials of both ends go out, for `server` and `client`. Plaintext is for loopback alone, which
 `settings.Room` sees to.
 """
 
