@@ -127,13 +127,12 @@ def report(result: Result, *, as_json: bool) -> None:
         click.echo(f"{generation.error.reason}: {generation.error.message}", err=True)
     for path, artifact in zip(result.paths, generation.artifacts, strict=True):
         click.echo(f"{path.resolve()}  ({artifact.width}x{artifact.height}, seed {artifact.seed})")
-    for title, part in (
-        ("why there", lambda: show.decisions(result.explanation, brief=True)),
-        ("time", lambda: show.stages(generation)),
-        ("bill", lambda: show.bill(result.charge)),
-    ):
-        show.out.print(f"\n[bold]{title}[/bold]")
-        part()
+    show.heading("why there")
+    show.decisions(result.explanation, brief=True)
+    show.heading("time")
+    show.stages(generation)
+    show.heading("bill")
+    show.bill(result.charge)
 
 
 def extension(media_type: str) -> str:

@@ -12,7 +12,7 @@ import click
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-class Notation(click.ParamType):
+class Notation(click.ParamType[Any]):
     """A notation: a regular expression, what it means, and an example for the error."""
 
     pattern: ClassVar[str]

@@ -60,6 +60,11 @@ def rows(title: str, columns: Sequence[str], lines: Iterable[Sequence[object]]) 
     out.print(drawn)
 
 
+def heading(title: str) -> None:
+    """Print what comes next."""
+    out.print(f"\n[bold]{title}[/bold]")
+
+
 def bar() -> progress.Progress:
     """A progress bar with the time that is left, on stderr."""
     return progress.Progress(
