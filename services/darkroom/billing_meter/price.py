@@ -25,13 +25,13 @@ def assess(outcome: domain.Outcome, version: domain.PriceVersion | None) -> Asse
         return Assessment(refusal="PRICE_NOT_FOUND")
     if {outcome.estimate.currency, outcome.amount.currency} != {version.rates.currency}:
         return Assessment(refusal="CURRENCY_MISMATCH")
-    lines = [] if outcome.free_reason else capped(version.rates, outcome.usage, most_nanos=outcome.estimate.nanos)
+    lines = () if outcome.free_reason else capped(version.rates, outcome.usage, most_nanos=outcome.estimate.nanos)
     if pricing.total(lines) != outcome.amount.nanos:
         return Assessment(refusal="AMOUNT_MISMATCH")
     return Assessment(lines=lines)
 
 
-def capped(rates: pricing.Rates, usage: pricing.Quantities, *, most_nanos: int) -> list[pricing.PriceLine]:
+def capped(rates: pricing.Rates, usage: pricing.Quantities, *, most_nanos: int) -> Sequence[pricing.PriceLine]:
     """Price what was used; a price above `most_nanos` gets one more line, "cap", that brings it down."""
     lines = pricing.lines(rates, usage)
     excess = pricing.total(lines) - most_nanos
