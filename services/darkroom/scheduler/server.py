@@ -12,25 +12,14 @@ from contextlib import AsyncExitStack
 import grpc
 
 from darkroom import catalog, page_tokens, postgres, rpc, tokens
-from darkroom.api.scheduler.v1 import generation_service_pb2_grpc, model_service_pb2_grpc
+from darkroom.api.scheduler.v1 import fleet_service_pb2_grpc, generation_service_pb2_grpc, model_service_pb2_grpc
 from darkroom.scheduler.config import Config
-from darkroom.scheduler.loop import backlog, outbox, spending, sweep
+from darkroom.scheduler.loop import backlog, forecast, outbox, owner, spending, sweep
 from darkroom.scheduler.peers import billing, loras
-from darkroom.scheduler.servicer import create, generation, models
-from darkroom.scheduler.store import bell, creates, events, follow, generations
+from darkroom.scheduler.servicer import create, fleet, generation, models
+from darkroom.scheduler.store import bell, creates, events, explain, follow, generations
 from darkroom.scheduler.store import outbox as outbox_store
 from darkroom.scheduler.store import spending as spending_store
-
-
-class _NoFleet:
-    def step_cost_us(self, model: str, width: int, height: int) -> int | None:
-        return None
-
-    def wait_us(self, model: str, priority: int) -> int | None:
-        return None
-
-    def runners(self, model: str) -> int:
-        return 0
 
 
 async def serve(config: Config, *, ready: Callable[[str], None] | None = None) -> None:
@@ -47,7 +36,9 @@ async def serve(config: Config, *, ready: Callable[[str], None] | None = None) -
         server = rpc.Server(config, room="scheduler", verify_key=rpc.RemoteKeyVerifier(meter))
         the_bell = bell.Bell(database, interval_s=config.bell_interval_s)
         tasks.create_task(the_bell.run())
-        _add_front(server, tasks, config, entries, database, the_bell, billing.Billing(meter), lora_store)
+        the_forecast = forecast.Forecast(database, config)
+        _add_front(server, tasks, config, entries, database, the_bell, billing.Billing(meter), lora_store, the_forecast)
+        _add_back(server, tasks, owner.Setup(config, database, entries, the_bell), the_forecast)
         await server.run(ready)
 
 
@@ -65,6 +56,7 @@ def _add_front(
     the_bell: bell.Bell,
     meter: billing.Billing,
     lora_store: grpc.aio.Channel,
+    the_forecast: forecast.Forecast,
 ) -> None:
     """The half that callers see: accept, show, watch, bill."""
     store, changes = generations.Generations(database), events.Events(database)
@@ -73,7 +65,6 @@ def _add_front(
     waiting = backlog.Backlog(store, config)
     follower = follow.Follow(changes, the_bell, poll_interval_s=config.poll_interval_s)
     pages = page_tokens.PageTokens(config.service_secret)
-    forecast = _NoFleet()
     for work in (
         commits.run(),
         funds.run(),
@@ -90,13 +81,29 @@ def _add_front(
         loras=loras.Loras(lora_store, service_secret=config.service_secret),
         funds=funds,
         backlog=waiting,
-        forecast=forecast,
+        forecast=the_forecast,
         price_safety_factor=config.price_safety_factor,
     )
     servicer = generation.GenerationServicer(
-        acceptance=acceptance, store=store, changes=changes, follower=follower, the_bell=the_bell, pages=pages
+        acceptance=acceptance,
+        store=store,
+        changes=changes,
+        follower=follower,
+        the_bell=the_bell,
+        pages=pages,
+        explanations=explain.Explain(database, seen_within_s=config.runner_lease_s),
     )
     server.add(generation_service_pb2_grpc.add_GenerationServiceServicer_to_server, servicer)
     server.add(
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server, models.ModelServicer(entries, forecast, pages)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server, models.ModelServicer(entries, the_forecast, pages)
     )
+
+
+def _add_back(
+    server: rpc.Server, tasks: rpc.server.Background, setup: owner.Setup, the_forecast: forecast.Forecast
+) -> None:
+    """The half that runners see: register, own pools, place, finish."""
+    servicer = fleet.FleetServicer(setup.database, setup.config)
+    server.add(fleet_service_pb2_grpc.add_FleetServiceServicer_to_server, servicer)
+    tasks.create_task(owner.run(setup))
+    tasks.create_task(the_forecast.run())

@@ -10,7 +10,7 @@ from darkroom.api.scheduler.v1 import generation_pb2, generation_service_pb2_grp
 from darkroom.api.scheduler.v1 import generation_service_pb2 as pb
 from darkroom.scheduler import history
 from darkroom.scheduler.servicer import create, translate
-from darkroom.scheduler.store import bell, events, follow, generations
+from darkroom.scheduler.store import bell, events, explain, follow, generations
 
 PAGE_SIZE_MAX = 200
 PAGE_SIZE_DEFAULT = 50
@@ -30,6 +30,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         follower: follow.Follow,
         the_bell: bell.Bell,
         pages: page_tokens.PageTokens,
+        explanations: explain.Explain,
     ) -> None:
         self._acceptance = acceptance
         self._store = store
@@ -37,6 +38,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         self._follower = follower
         self._bell = the_bell
         self._pages = pages
+        self._explain = explanations
 
     async def CreateGeneration(
         self, request: pb.CreateGenerationRequest, context: Context
@@ -103,7 +105,10 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         """Tell why it ran where it ran, or why it waits."""
         _check_id(request.generation_id)
         await self._store.get(tenant_id=rpc.principal().tenant_id, generation_id=request.generation_id)
-        return pb.ExplainGenerationResponse()
+        return pb.ExplainGenerationResponse(
+            decisions=await self._explain.decisions(request.generation_id),
+            waiting_reason=await self._explain.waiting_reason(request.generation_id),
+        )
 
 
 def _check_id(generation_id: str) -> None:

@@ -61,6 +61,7 @@ async def end(connection: postgres.Connection, generation: domain.Generation, en
     """
     row = await connection.fetchrow(
         "UPDATE generation SET state = $2, error = $3, usage = $4, stages = $5, artifacts = $6, sequence = sequence + 1,"
+        " steps_done = CASE WHEN $2 = 'SUCCEEDED' THEN steps_total ELSE steps_done END,"
         " finished_at = clock_timestamp(), expected_finish_at = NULL WHERE generation_id = $1 RETURNING *",
         generation.generation_id,
         end.state.value,

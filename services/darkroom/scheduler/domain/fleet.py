@@ -1,0 +1,115 @@
+"""Who may run what, as placement sees it.
+
+The store reads `Job`s from the queue and the owner of a pool keeps a `Runner` for each stream; `place` turns them into a
+`Decision`, which is stored with the attempt that it begins. A `Key` names an attempt on the wire, a `Fence` an ownership.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple
+
+
+class Key(NamedTuple):
+    """The fencing token of an attempt: which one, begun by which ownership of its pool."""
+
+    generation_id: str
+    owner_epoch: int
+    attempt: int
+
+
+class Fence(NamedTuple):
+    """One ownership of a pool; a take-over raises the epoch, and writes under an older one change nothing."""
+
+    pool: str
+    owner_id: str
+    epoch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A generation that waits."""
+
+    generation_id: str
+    tenant_id: str
+    model: str
+    shape: str
+    priority: int
+    steps_total: int
+    work_us: int  # predicted accelerator time at acceptance
+    waited_s: float
+    deadline_s: float | None = None  # time left
+    suspect: bool = False  # was aboard a runner that died: runs alone
+    attempt: int = 0  # attempts begun so far
+    last_runner_id: str = ""
+    model_memory_bytes: int = 0
+    model_load_us: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runner:
+    """A runner with all that is aboard, attempts that are only just decided included."""
+
+    runner_id: str
+    node: str
+    models: frozenset[str]
+    resident: frozenset[str] = frozenset()
+    memory_total_bytes: int = 0  # 0 means unknown
+    memory_free_bytes: int = 0  # what other processes and loaded models leave
+    draining: bool = False
+    quarantine: str = ""  # why its device gets no work; empty means healthy
+    silent_s: float = 0.0  # since its last heartbeat
+    foreign_utilization: float = 0.0  # 0 to 1
+    step_us: Mapping[tuple[str, str], int] = field(default_factory=dict)  # one row's step by (model, shape)
+    attempts: int = 0
+    has_solo: bool = False
+    backlog_us: int = 0  # predicted accelerator time of all aboard
+
+
+class Candidate(NamedTuple):
+    """A runner that could have the job: when it would be done there (µs from now), the terms of its score in 0..1."""
+
+    runner_id: str
+    node: str
+    predicted_us: int
+    foreign_utilization: float
+    terms: dict[str, float]
+    score: float
+
+
+class Decision(NamedTuple):
+    """Where a job goes and why: the best candidates, chosen one first; runners refused, counted by reason."""
+
+    runner_id: str  # empty: nowhere now
+    predicted_us: int
+    candidates: tuple[Candidate, ...]
+    rejections: dict[str, int]
+    summary: str
+
+
+class Placement(NamedTuple):
+    """A job and the runner it got."""
+
+    job: Job
+    decision: Decision
+
+
+class Attempt(NamedTuple):
+    """An attempt that the database holds to be current."""
+
+    key: Key
+    tenant_id: str
+    model: str
+    runner_id: str
+    solo: bool
+    work_us: int
+
+
+class Begun(NamedTuple):
+    """An attempt whose beginning is committed, with what its runner must be told."""
+
+    attempt: Attempt
+    model_revision: str
+    input: bytes  # CreateGenerationRequest
+    priority: int
+    deadline: datetime | None

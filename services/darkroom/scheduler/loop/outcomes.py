@@ -1,0 +1,66 @@
+"""What a runner's last word about an attempt means for its generation.
+
+A Completed, Failed or Cancelled message comes in; a function goes out that `store.attempts.finish` calls with the generation's row,
+since the price depends on it. Success is charged, failure is free, cancelled work is free unless the model charges used steps.
+"""
+
+from collections.abc import Callable
+
+from google.protobuf import json_format
+
+from darkroom import pricing
+from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
+from darkroom.scheduler import price
+from darkroom.scheduler.domain import generation as domain
+from darkroom.scheduler.peers import runner as peer
+from darkroom.scheduler.store import generations
+
+Ending = Callable[[domain.Generation], generations.End]
+
+
+def succeeded(message: pb.Completed) -> Ending:
+    """Its artifacts are stored: charge what it used."""
+    used = peer.usage(message.usage)
+    stages = {field.name: int(value) for field, value in message.stages.ListFields()}
+    artifacts = [json_format.MessageToDict(one, preserving_proto_field_name=True) for one in message.artifacts]
+
+    def end(generation: domain.Generation) -> generations.End:
+        return generations.End(
+            state=domain.State.SUCCEEDED,
+            usage=used,
+            charge_nanos=_charge(generation, used),
+            stages=stages,
+            artifacts=artifacts,
+        )
+
+    return end
+
+
+def failed(message: pb.Failed) -> Ending:
+    """The request itself is at fault: free."""
+    error = {
+        "reason": message.error.reason or "FAILED",
+        "message": message.error.message or "The request cannot be carried out.",
+        "retryable": message.error.retryable,
+    }
+    used = peer.usage(message.usage)
+    return lambda generation: generations.End(state=domain.State.FAILED, usage=used, free_reason="FAILED", error=error)
+
+
+def cancelled(usage: pricing.Quantities, *, charges_used_steps: bool) -> Ending:
+    """Its caller ended it, or else its deadline."""
+
+    def end(generation: domain.Generation) -> generations.End:
+        by_caller = generation.cancel_requested
+        plain = generations.CANCELLED_BY_CALLER if by_caller else generations.DEADLINE_EXCEEDED
+        ended = plain._replace(usage=usage)
+        if charges_used_steps and usage.steps:
+            return ended._replace(charge_nanos=_charge(generation, usage), free_reason="")
+        return ended
+
+    return end
+
+
+def _charge(generation: domain.Generation, used: pricing.Quantities) -> int:
+    rates = pricing.Rates(**generation.rates)
+    return price.charge_nanos(rates, used, estimate_nanos=generation.estimate_nanos)

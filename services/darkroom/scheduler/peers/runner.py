@@ -1,0 +1,99 @@
+"""The runners, as the owner of their pool speaks to them: one `Work` stream each.
+
+`loop.link` opens the stream and hands over what comes back; here are the messages that go out, and the translation of keys and usage.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+from darkroom import pricing, rpc
+from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
+from darkroom.api.model_runner.v1 import runner_service_pb2_grpc
+from darkroom.api.scheduler.v1 import generation_service_pb2
+from darkroom.api.types.v1 import money_pb2
+from darkroom.scheduler.domain import fleet
+
+
+class Dialler:
+    """Opens streams with this replica's credential."""
+
+    def __init__(self, *, tls: rpc.Tls | None, credential: Callable[[], str]) -> None:
+        self._tls = tls
+        self._credential = credential
+
+    @contextlib.asynccontextmanager
+    async def work(
+        self, address: str, outgoing: "asyncio.Queue[pb.WorkRequest]"
+    ) -> AsyncIterator[AsyncIterator[pb.WorkResponse]]:
+        """Open a Work stream that sends what is put into `outgoing`; a fresh connection, so that no backoff delays it."""
+        async with rpc.channel(address, tls=self._tls, credential=self._credential) as channel:
+            call = runner_service_pb2_grpc.RunnerServiceStub(channel).Work(_drain(outgoing))
+            try:
+                yield call  # type: ignore[misc]  # the async stub's type is not generated
+            finally:
+                call.cancel()
+
+
+async def _drain(outgoing: "asyncio.Queue[pb.WorkRequest]") -> AsyncIterator[pb.WorkRequest]:
+    while True:
+        yield await outgoing.get()
+
+
+def hello(fence: fleet.Fence, *, runner_grace_s: float) -> pb.WorkRequest:
+    """Introduce the owner."""
+    message = pb.Hello(pool=fence.pool, owner_id=fence.owner_id, owner_epoch=fence.epoch)
+    message.stream_grace.FromNanoseconds(round(runner_grace_s * 1e9))
+    return pb.WorkRequest(hello=message)
+
+
+def assign(begun: fleet.Begun, *, capability: str) -> pb.WorkRequest:
+    """Begin an attempt; the input is the accepted one."""
+    attempt = begun.attempt
+    accepted = generation_service_pb2.CreateGenerationRequest.FromString(begun.input)
+    message = pb.Assign(
+        key=_key(attempt.key),
+        tenant_id=attempt.tenant_id,
+        model=attempt.model,
+        model_revision=begun.model_revision,
+        priority=begun.priority,  # type: ignore[arg-type]  # the proto's numbers
+        capability=capability,
+        solo=attempt.solo,
+    )
+    kind = accepted.WhichOneof("input")
+    if kind is not None:
+        getattr(message, kind).CopyFrom(getattr(accepted, kind))
+    if begun.deadline is not None:
+        message.deadline.FromDatetime(begun.deadline)
+    return pb.WorkRequest(assign=message)
+
+
+def cancel(key: fleet.Key) -> pb.WorkRequest:
+    """End an attempt within a step."""
+    return pb.WorkRequest(cancel=pb.Cancel(key=_key(key)))
+
+
+def acknowledge(key: fleet.Key) -> pb.WorkRequest:
+    """Let the runner forget an attempt."""
+    return pb.WorkRequest(acknowledge=pb.Acknowledge(key=_key(key)))
+
+
+def key(message: pb.AttemptKey) -> fleet.Key:
+    """Read a fencing token."""
+    return fleet.Key(message.generation_id, message.owner_epoch, message.attempt)
+
+
+def usage(message: money_pb2.Usage) -> pricing.Quantities:
+    """Read what an attempt used; a runner that reports less than nothing used nothing."""
+    return pricing.Quantities(
+        gpu_time_us=max(message.gpu_time_us, 0),
+        steps=max(message.steps, 0),
+        images=max(message.images, 0),
+        pixels=max(message.pixels, 0),
+        media_duration_us=max(message.media_duration_us, 0),
+        training_steps=max(message.training_steps, 0),
+    )
+
+
+def _key(value: fleet.Key) -> pb.AttemptKey:
+    return pb.AttemptKey(generation_id=value.generation_id, owner_epoch=value.owner_epoch, attempt=value.attempt)

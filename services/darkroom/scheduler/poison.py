@@ -1,0 +1,46 @@
+"""What becomes of a generation whose attempt ended through no fault of its request.
+
+The attempts so far and how the last one ended come in; a `Verdict` goes out: placed again, or failed for good. A generation aboard a
+dying runner is only a suspect: it is run again alone, and convicted when runners keep dying with nobody else aboard.
+"""
+
+from typing import NamedTuple
+
+RUNNER_LOST = "RUNNER_LOST"
+RUNNER_FAULT = "RUNNER_FAULT"
+POISONED = "POISONED"
+MESSAGES = {
+    POISONED: "Every runner that ran it alone died, so the request itself is to blame.",
+    RUNNER_FAULT: "Every runner that tried it failed, through no fault of the request.",
+}
+
+
+class Limits(NamedTuple):
+    """From the configuration."""
+
+    attempts_max: int
+    solo_deaths_max: int
+
+
+class Verdict(NamedTuple):
+    """`failure` is the reason to fail for good; empty: placed again, alone if `suspect`."""
+
+    failure: str
+    suspect: bool
+    solo_deaths: int
+
+
+def after_death(*, attempt: int, solo: bool, solo_deaths: int, limits: Limits) -> Verdict:
+    """Its runner died with it aboard; `solo` says that nobody else was."""
+    deaths = solo_deaths + solo
+    if deaths >= limits.solo_deaths_max:
+        return Verdict(POISONED, suspect=True, solo_deaths=deaths)
+    if attempt >= limits.attempts_max:
+        return Verdict(RUNNER_FAULT, suspect=True, solo_deaths=deaths)
+    return Verdict("", suspect=True, solo_deaths=deaths)
+
+
+def after_fault(*, attempt: int, suspect: bool, solo_deaths: int, limits: Limits) -> Verdict:
+    """Its runner lives but could not do it, or lost it."""
+    failure = RUNNER_FAULT if attempt >= limits.attempts_max else ""
+    return Verdict(failure, suspect=suspect, solo_deaths=solo_deaths)

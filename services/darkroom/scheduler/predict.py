@@ -1,0 +1,32 @@
+"""How long a job takes on a runner.
+
+A `Job` and a `Runner` come in; microseconds go out: what is aboard, then loading the model if it is not there, then the job's own
+steps at the runner's measured cost, all stretched by other processes' use of the device. `scorers` compares, `admit` and the
+forecast use the same numbers for estimates.
+"""
+
+from darkroom.scheduler.domain import fleet
+
+FOREIGN_MAX = 0.98  # a device used up by others still makes some way, and divisions stay finite
+
+
+def shape(width: int, height: int, frames: int = 1) -> str:
+    """Name the bucket under which step costs of this size are kept: "64x64", with several frames "832x480x81"."""
+    return f"{width}x{height}" if frames <= 1 else f"{width}x{height}x{frames}"
+
+
+def work_us(job: fleet.Job, runner: fleet.Runner) -> int:
+    """Accelerator time of the job's steps there: measured if the runner knows the shape, else as accepted."""
+    step_us = runner.step_us.get((job.model, job.shape))
+    return job.work_us if step_us is None else step_us * job.steps_total
+
+
+def load_us(job: fleet.Job, runner: fleet.Runner) -> int:
+    """Time until the model is loaded there; 0 if it is."""
+    return 0 if job.model in runner.resident else job.model_load_us
+
+
+def completion_us(job: fleet.Job, runner: fleet.Runner) -> int:
+    """Time from now until the job would be done there."""
+    share = 1.0 - min(runner.foreign_utilization, FOREIGN_MAX)
+    return load_us(job, runner) + round((runner.backlog_us + work_us(job, runner)) / share)
