@@ -82,7 +82,7 @@ class Receiver:
             raise errors.ResourceExhausted("UPLOADS_FULL", "too many uploads are under way", retry_after_s=5.0)
         self._free -= 1
         try:
-            with tempfile.TemporaryFile(dir=self._directory) as file:
+            with tempfile.TemporaryFile(dir=self._directory, buffering=0) as file:
                 yield await self._spool(parts, header, file)
         finally:
             self._free += 1
@@ -95,7 +95,7 @@ class Receiver:
             size_bytes += len(chunk)
             if size_bytes > header.size_bytes:
                 raise errors.InvalidArgument.of("header.size_bytes", "is less than the bytes that were sent")
-            await _append(file, chunk)
+            await asyncio.to_thread(_append, file, chunk)
             await asyncio.to_thread(digest.update, chunk)
         if size_bytes < header.size_bytes:
             raise errors.InvalidArgument.of("header.size_bytes", "is more than the bytes that were sent")
@@ -126,8 +126,10 @@ def _chunk(part: Part[Any]) -> bytes:
     return part.chunk
 
 
-async def _append(file: IO[bytes], chunk: bytes) -> None:
+def _append(file: IO[bytes], chunk: bytes) -> None:
+    rest = memoryview(chunk)
     try:
-        await asyncio.to_thread(file.write, chunk)
+        while rest:  # an unbuffered file writes what fits on the disk, then fails
+            rest = rest[file.write(rest) :]
     except OSError as error:
         raise errors.ResourceExhausted("SPOOL_FULL", "there is no room for uploads now", retry_after_s=30.0) from error

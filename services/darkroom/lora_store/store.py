@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from darkroom import blob_table, blobs, errors, postgres
 from darkroom.lora_store import domain
 
-PUSH_TRIES = 3
+PUSH_TRIES = 10
 
 
 class Store:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from darkroom import blob_table, blobs, errors, ids, postgres
 from darkroom.media_store import domain
 
-PUT_TRIES = 3
+PUT_TRIES = 10
 EXPIRE_ROWS = 1000
 
 
