@@ -1,4 +1,6 @@
-"""Fixtures that every room's tests share: one real PostgreSQL per test process, a fresh database for each test, free ports."""
+"""Fixtures that every room's tests share: one real PostgreSQL per test process, a fresh database for each test, free
+ports.
+"""
 
 import secrets
 import socket

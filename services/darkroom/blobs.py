@@ -1,7 +1,8 @@
 """Bytes by key, on the local disk or in a cloud's bucket, through obstore.
 
-A stream of chunks comes in and is hashed and bounded while it is stored: all of it or nothing. Out go streams of a whole blob or a range of
-it. lora_store and media_store keep the metadata (owner, digest, size) in their own tables; a blob alone says nothing about whose it is.
+A stream of chunks comes in and is hashed and bounded while it is stored: all of it or nothing. Out go streams of a
+whole blob or a range of it. lora_store and media_store keep the metadata (owner, digest, size) in their own tables; a
+blob alone says nothing about whose it is.
 """
 
 import contextlib
@@ -34,7 +35,7 @@ class Stored(NamedTuple):
 
 
 def open_store(url: str) -> "Blobs":
-    """Open file:///directory (made if missing, for this user alone), s3://, gs://, az:// or memory:///; ValueError if it is none."""
+    """Open file:///directory (made if missing, for this user alone), s3://, gs://, az:// or memory:///, else ValueError."""
     parts = urlsplit(url)
     try:
         if parts.scheme == "file":
@@ -57,7 +58,7 @@ class Blobs:
     ) -> Stored:
         """Store a stream under a key, replacing what was there; nothing is stored if the stream fails.
 
-        InvalidArgument if it is longer than `size_bytes_max` or its digest is not the expected one (hex; empty means any).
+        InvalidArgument if it is longer than `size_bytes_max` or its digest is not the expected (hex; empty means any).
         """
         counted = _Counted(chunks, size_bytes_max=size_bytes_max, sha256_expected=sha256_expected)
         with _translated(key):
@@ -65,7 +66,7 @@ class Blobs:
         return counted.stored()
 
     async def get(self, key: str, *, offset: int = 0, size_bytes: int | None = None) -> AsyncIterator[bytes]:
-        """Yield a blob's bytes from `offset` (which must lie inside it) in chunks of at most 512 KiB; NotFound if there is none."""
+        """Yield a blob's bytes from `offset` (inside it) in chunks of at most 512 KiB; NotFound if there is no such blob."""
         options: obstore.GetOptions = {}
         if size_bytes is not None:
             options = {"range": (offset, offset + size_bytes)}

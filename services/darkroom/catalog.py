@@ -1,8 +1,8 @@
 """The catalogue: which models there are, their limits, defaults and prices.
 
-A directory of YAML files, one per model, comes in; frozen entries by name go out. The scheduler serves and checks requests by them, the
-runner loads by them, billing_meter starts from their prices. Reading is strict: an unknown, missing or mistyped key is fatal, and the error
-names the file and the key.
+A directory of YAML files, one per model, comes in; frozen entries by name go out. The scheduler serves and checks
+requests by them, the runner loads by them, billing_meter starts from their prices. Reading is strict: an unknown,
+missing or mistyped key is fatal, and the error names the file and the key.
 """
 
 import dataclasses
@@ -105,7 +105,7 @@ class ModelEntry:
 
 
 def load(directory: Path) -> dict[str, ModelEntry]:
-    """Read every `*.yaml` of a directory; the entries by name, in the order of their names. CatalogError on the first fault."""
+    """Read every `*.yaml` of a directory; the entries by name, in the order of names. CatalogError on the first fault."""
     return {path.stem: _load_file(path) for path in sorted(directory.glob("*.yaml"))}
 
 
@@ -137,7 +137,8 @@ def _read(kind: type[_T], value: object, where: str) -> _T:
     if not isinstance(value, dict):
         raise ValueError(f"{where or 'the file'} must be a mapping")
     hints = typing.get_type_hints(kind)
-    fields = {field.name: field for field in dataclasses.fields(kind) if "derived" not in field.metadata}  # type: ignore[arg-type]
+    declared = dataclasses.fields(kind)  # type: ignore[arg-type]  # always a dataclass
+    fields = {field.name: field for field in declared if "derived" not in field.metadata}
     for key in value:
         if key not in fields:
             raise ValueError(f"{_join(where, key)} is not a key of the catalogue")

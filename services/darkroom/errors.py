@@ -1,7 +1,8 @@
 """The tree of errors, and the one table from it to gRPC.
 
-Verbs, stores and servicers raise these; `rpc.status` turns them into rich gRPC statuses (and back) by each class's `code`, so
-this module needs no gRPC. `fault` says who can mend it: the caller by asking differently, or the platform by itself.
+Verbs, stores and servicers raise these; `rpc.status` turns them into rich gRPC statuses (and back) by each class's
+`code`, so this module needs no gRPC. `fault` says who can mend it: the caller by asking differently, or the platform by
+itself.
 
     DarkroomError
     ├── InvalidArgument     INVALID_ARGUMENT     caller     + BadRequest (the fields)
@@ -16,8 +17,8 @@ this module needs no gRPC. `fault` says who can mend it: the caller by asking di
     ├── DeadlineExceeded    DEADLINE_EXCEEDED    platform
     └── Internal            INTERNAL             platform   its message stays in the log
 
-Every status also carries ErrorInfo: domain "darkroom", the error's `reason`, the request id. A message goes to the caller as it
-is, so it repeats nothing of another tenant, no secret and no prompt.
+Every status also carries ErrorInfo: domain "darkroom", the error's `reason`, the request id. A message goes to the
+caller as it is, so it repeats nothing of another tenant, no secret and no prompt.
 """
 
 from collections.abc import Sequence
@@ -139,7 +140,7 @@ class Aborted(DarkroomError):
 
 
 class Unavailable(DarkroomError):
-    """Something the house needs is away for now; whether the work was done is not known. Ask again after `retry_after_s`."""
+    """Something the house needs is away; whether the work was done is not known. Ask again after `retry_after_s`."""
 
     code = "UNAVAILABLE"
 

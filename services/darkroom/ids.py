@@ -1,7 +1,8 @@
 """Ids of every noun of the house.
 
-A prefix comes in; a new id goes out: prefix, "_", then 32 lower-case hex digits (48 bits of milliseconds since 1970, 80 random
-bits), so that ids sort by the time they were made. Rooms store them as text; `validation` checks the ones that callers send.
+A prefix comes in; a new id goes out: prefix, "_", then 32 lower-case hex digits (48 bits of milliseconds since 1970, 80
+random bits), so that ids sort by the time they were made. Rooms store them as text; `validation` checks the ones that
+callers send.
 """
 
 import re
@@ -20,7 +21,7 @@ def new(prefix: str, *, now_ms: int | None = None) -> str:
 
 
 def check(value: str, prefix: str) -> str:
-    """Return `value` if it is an id with this prefix; ValueError says what an id looks like, without repeating the value."""
+    """Return `value` if it is an id with this prefix; ValueError says what an id looks like, not what it was."""
     if not value.startswith(f"{prefix}_") or not _BODY.fullmatch(value, len(prefix) + 1):
         raise ValueError(f'must be an id: "{prefix}_" and 32 lower-case hex digits')
     return value

@@ -1,7 +1,7 @@
 """Money as text and back.
 
-Inside the house money is always (nano-units: int, ISO currency): 1 USD = 10^9 nanos, and no float ever touches it. This module
-turns that into what people read, and reads what operators type; `pricing` does the arithmetic.
+Inside the house money is always (nano-units: int, ISO currency): 1 USD = 10^9 nanos, and no float ever touches it. This
+module turns that into what people read, and reads what operators type; `pricing` does the arithmetic.
 """
 
 import re

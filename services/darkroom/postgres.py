@@ -1,7 +1,8 @@
 """PostgreSQL for one room: a pool bound to the room's own schema, transactions, migrations.
 
-A room's `store.py` comes in with SQL; rows (by name) go out. A lost connection becomes `errors.Unavailable` (whether a commit took
-effect is then unknown: writers are idempotent), a lost race `errors.Aborted`. The pool reconnects by itself after a restart.
+A room's `store.py` comes in with SQL; rows (by name) go out. A lost connection becomes `errors.Unavailable` (whether a
+commit took effect is then unknown: writers are idempotent), a lost race `errors.Aborted`. The pool reconnects by itself
+after a restart.
 """
 
 import asyncio
@@ -99,7 +100,7 @@ class Database:
     async def migrate(self, directory: importlib.resources.abc.Traversable) -> None:
         """Bring the schema up to date with the directory's `NNNN_name.sql` files; safe from several processes at once.
 
-        All pending migrations run in one transaction under an advisory lock. MigrationError if one that ran before differs now.
+        What is pending runs in one transaction under an advisory lock. MigrationError if one that ran before differs.
         """
         migrations = _read_migrations(directory)
         async with self.transaction() as connection:
@@ -123,7 +124,7 @@ class Database:
 
 @contextlib.asynccontextmanager
 async def connect(database_url: str, *, schema: str, pool_size_max: int = 10) -> AsyncIterator[Database]:
-    """Open a pool on `schema` (made by `migrate`) and close it at the end; Unavailable if PostgreSQL does not answer."""
+    """Open a pool on `schema` (made by `migrate`), closed at the end; Unavailable if PostgreSQL does not answer."""
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,62}", schema):
         raise ValueError("a schema's name is lower-case letters, digits and underscores")
     pool = asyncpg.create_pool(

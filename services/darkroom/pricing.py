@@ -1,7 +1,8 @@
 """The one pricing function of the house.
 
-Rates and quantities come in; lines whose amounts add up to the price go out. The scheduler calls it for estimates, billing_meter
-for charges, so that both are the same arithmetic: integers only, each line rounded half up to a nano-unit.
+Rates and quantities come in; lines whose amounts add up to the price go out. The scheduler calls it for estimates,
+billing_meter for charges, so that both are the same arithmetic: integers only, each line rounded half up to a
+nano-unit.
 """
 
 import dataclasses

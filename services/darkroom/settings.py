@@ -1,7 +1,8 @@
 """Configuration from the environment.
 
-A room's frozen dataclass comes in; a filled one goes out, each field read from `DARKROOM_<FIELD>`. What is malformed or missing is
-fatal: `SettingsError` is one sentence that names the variable (never a secret's value), and the process exits with it.
+A room's frozen dataclass comes in; a filled one goes out, each field read from `DARKROOM_<FIELD>`. What is malformed or
+missing is fatal: `SettingsError` is one sentence that names the variable (never a secret's value), and the process
+exits with it.
 """
 
 import dataclasses

@@ -1,9 +1,10 @@
 """Logs, traces and metrics of one process.
 
-The process's entry calls `setup` once, before the room starts; everybody else uses `logging.getLogger`, `trace.get_tracer` and
-`metrics.get_meter`. Logs go to standard error, one JSON object a line, with the ids of the trace and of the request; spans and metrics
-go to an OTLP collector and metrics to a Prometheus endpoint, where configured. Prompts and secrets are in none of them: an exception is
-logged by its type and its frames, never by its message, which may hold what a caller sent.
+The process's entry calls `setup` once, before the room starts; everybody else uses `logging.getLogger`,
+`trace.get_tracer` and `metrics.get_meter`. Logs go to standard error, one JSON object a line, with the ids of the trace
+and of the request; spans and metrics go to an OTLP collector and metrics to a Prometheus endpoint, where configured.
+Prompts and secrets are in none of them: an exception is logged by its type and its frames, never by its message, which
+may hold what a caller sent.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """Credentials that the rooms give each other.
 
-The shared service secret comes in; short-lived HS256 tokens go out: a *service token* says which room calls (scope "internal"), a
-*capability* lets a runner act for one tenant's one generation. `rpc.auth` verifies them on every call.
+The shared service secret comes in; short-lived HS256 tokens go out: a *service token* says which room calls (scope
+"internal"), a *capability* lets a runner act for one tenant's one generation. `rpc.auth` verifies them on every call.
 """
 
 import time

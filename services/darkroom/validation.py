@@ -1,7 +1,7 @@
 """Checks of what callers send, all at once.
 
-A servicer (or a verb) calls one method per field and then `raise_if_any`; what goes out is one `errors.InvalidArgument` that names
-every bad field, or nothing. Descriptions say what the field must be and never repeat its value.
+A servicer (or a verb) calls one method per field and then `raise_if_any`; what goes out is one `errors.InvalidArgument`
+that names every bad field, or nothing. Descriptions say what the field must be and never repeat its value.
 """
 
 import math
@@ -12,8 +12,8 @@ from darkroom import errors, ids
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
-# C0 (but tab, newline and carriage return), DEL and C1 control characters, lone surrogates, and the bidirectional overrides that
-# make a log line read otherwise than it is.
+# C0 (but tab, newline and carriage return), DEL and C1 control characters, lone surrogates, and the bidirectional
+# overrides that make a log line read otherwise than it is.
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 
 

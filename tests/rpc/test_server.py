@@ -75,6 +75,13 @@ async def test_a_message_above_4_mib_is_refused(room):
         assert await call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+async def _until_not_serving(address):
+    async with grpc.aio.insecure_channel(address) as channel:
+        async for answer in health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=10):
+            if answer.status == NOT_SERVING:
+                return
+
+
 async def test_stopping_lets_calls_under_way_finish(config):
     entered, leave = asyncio.Event(), asyncio.Event()
 
@@ -90,8 +97,7 @@ async def test_stopping_lets_calls_under_way_finish(config):
         call = account_grpc.AccountServiceStub(channel).CreateTenant(account.CreateTenantRequest(name="late"))
         await entered.wait()
         stopping = asyncio.create_task(room.server.stop())
-        while await _health(room.address) == SERVING:
-            await asyncio.sleep(0)
+        await _until_not_serving(room.address)
         leave.set()
         assert (await call).tenant.name == "late"
         await stopping

@@ -1,4 +1,6 @@
-"""The embedded server starts, keeps its data through a crash, admits nobody without its password, and leaves nothing behind."""
+"""The embedded server starts, keeps its data through a crash, admits nobody without its password, and leaves nothing
+behind.
+"""
 
 import stat
 from pathlib import Path

@@ -1,8 +1,8 @@
 """Who calls, and may they: default deny.
 
-A method and a call's metadata come in; the principal goes out, or Unauthenticated or PermissionDenied. A credential is one
-`authorization: Bearer …`, either an API key (`dk_…`, looked up by the room's `KeyVerifier`) or a token of `tokens`. What a method needs is
-its proto's `required_scope`; without one it is refused to everybody.
+A method and a call's metadata come in; the principal goes out, or Unauthenticated or PermissionDenied. A credential is
+one `authorization: Bearer …`, either an API key (`dk_…`, looked up by the room's `KeyVerifier`) or a token of `tokens`.
+What a method needs is its proto's `required_scope`; without one it is refused to everybody.
 """
 
 import contextvars

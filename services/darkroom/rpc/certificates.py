@@ -1,7 +1,7 @@
 """Mutual TLS between rooms, from the three PEM files of a room's config.
 
-A config comes in; the gRPC credentials of both ends go out, for `server` and `client`. Plaintext is for loopback alone, which
-`settings.Room` sees to.
+A config comes in; the gRPC credentials of both ends go out, for `server` and `client`. Plaintext is for loopback alone,
+which `settings.Room` sees to.
 """
 
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ class Config(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Tls:
-    """PEM texts: the authority that others are checked against and, unless this end shows none, its own certificate and key."""
+    """PEM texts: the authority that others are checked against and, if this end shows one, its certificate and key."""
 
     ca: bytes
     cert: bytes | None = None

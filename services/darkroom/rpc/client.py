@@ -1,8 +1,9 @@
 """Calls to another service.
 
-An address comes in; a channel for the generated stubs goes out. Each call on it gets the credential, a deadline if it has none, the request
-id of the call being served, and a client span; idempotent RPCs (by the proto's `idempotency_level`) are retried by gRPC's service config
-while the server is UNAVAILABLE; keepalive notices a frozen peer within 13 s.
+An address comes in; a channel for the generated stubs goes out. Each call on it gets the credential, a deadline if it
+has none, the request id of the call being served, and a client span; idempotent RPCs (by the proto's
+`idempotency_level`) are retried by gRPC's service config while the server is UNAVAILABLE; keepalive notices a frozen
+peer within 13 s.
 """
 
 import asyncio

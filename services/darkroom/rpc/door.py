@@ -1,8 +1,8 @@
 """The front door of a server: every call of every kind passes here.
 
-A call comes in from the wire; it gets its request id and span, is authenticated, and the room's handler runs (`shapes` makes the four kinds
-one). Whatever the handler raises goes out as a rich status by `status`. Only a fault of ours is logged as an error; cancellation is not one.
-Streams that have no end of their own are cut when the server drains.
+A call comes in from the wire; it gets its request id and span, is authenticated, and the room's handler runs (`shapes`
+makes the four kinds one). Whatever the handler raises goes out as a rich status by `status`. Only a fault of ours is
+logged as an error; cancellation is not one. Streams that have no end of their own are cut when the server drains.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Whose API key this is, asked of billing_meter and remembered for a few seconds.
 
-A key comes in from `auth`; its principal goes out. Answers live `cache_s` (so a revoked key is refused within that time), refusals 1 s
-(so that guessing costs billing_meter little), and the same question asked at once by many calls is asked once. The cache knows keys only by
-their SHA-256 and is bounded.
+A key comes in from `auth`; its principal goes out. Answers live `cache_s` (so a revoked key is refused within that
+time), refusals 1 s (so that guessing costs billing_meter little), and the same question asked at once by many calls is
+asked once. The cache knows keys only by their SHA-256 and is bounded.
 """
 
 import asyncio
@@ -81,7 +81,7 @@ class RemoteKeyVerifier:
         self._cached = KeyCache(self._verify, cache_s=cache_s)
 
     async def __call__(self, api_key: str) -> tokens.Principal:
-        """Return the key's principal; Unauthenticated if there is none, Unavailable if billing_meter does not answer."""
+        """Return the key's principal; Unauthenticated if there is none, Unavailable without billing_meter."""
         return await self._cached(api_key)
 
     async def _verify(self, api_key: str) -> tokens.Principal:

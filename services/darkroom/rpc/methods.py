@@ -1,7 +1,7 @@
 """Every RPC of the house, as its proto describes it.
 
-The generated modules below `darkroom.api` come in; a table by path goes out: `auth` reads each method's scope from it, `client` which
-methods may be retried, the tests that every method has a scope.
+The generated modules below `darkroom.api` come in; a table by path goes out: `auth` reads each method's scope from it,
+`client` which methods may be retried, the tests that every method has a scope.
 """
 
 import functools

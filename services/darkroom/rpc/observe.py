@@ -1,7 +1,8 @@
 """What is seen of a call from outside: a span and a duration, on both sides.
 
-`door` and `client` enter a call here and say how it ended. Traces go from one room to the next in the W3C `traceparent` metadata; names
-are OpenTelemetry's conventions for RPC. Attributes hold the method and the code, nothing that a caller sent.
+`door` and `client` enter a call here and say how it ended. Traces go from one room to the next in the W3C `traceparent`
+metadata; names are OpenTelemetry's conventions for RPC. Attributes hold the method and the code, nothing that a caller
+sent.
 """
 
 import contextlib

@@ -1,8 +1,9 @@
 """A room's gRPC server.
 
-A room's config and servicers come in; a listening server goes out, with the `door` before every servicer, standard health (also by service,
-and in plaintext on a port of its own for the kubelet), reflection, TLS, and an end that fails no call: health says NOT_SERVING, endless
-streams are sent elsewhere, calls under way get the grace, and only then does it stop.
+A room's config and servicers come in; a listening server goes out, with the `door` before every servicer, standard
+health (also by service, and in plaintext on a port of its own for the kubelet), reflection, TLS, and an end that fails
+no call: health says NOT_SERVING, endless streams are sent elsewhere, calls under way get the grace, and only then does
+it stop.
 """
 
 import asyncio
@@ -164,7 +165,7 @@ class Background:
 
 @contextlib.asynccontextmanager
 async def background() -> AsyncIterator[Background]:
-    """Run tasks beside the body: cancelled when it ends; a failing one ends the body and is raised (in an ExceptionGroup)."""
+    """Run tasks beside the body: cancelled when it ends; a failing one ends the body and is raised (in a group)."""
     async with asyncio.TaskGroup() as group:
         tasks = Background(group)
         yield tasks

@@ -1,8 +1,8 @@
 """The four kinds of calls, made one.
 
-A room's handler comes in (unary or streaming on either side); a handler of the same kind goes out, in which `door` runs the room's code as
-one awaitable. On the way every message is checked: bytes that are not the request's message, or hold text that is not UTF-8, become
-InvalidArgument (grpc itself would answer UNKNOWN).
+A room's handler comes in (unary or streaming on either side); a handler of the same kind goes out, in which `door` runs
+the room's code as one awaitable. On the way every message is checked: bytes that are not the request's message, or hold
+text that is not UTF-8, become InvalidArgument (grpc itself would answer UNKNOWN).
 """
 
 import asyncio
@@ -35,7 +35,7 @@ class _Malformed(NamedTuple):
 
 
 def adapt(handler: Handler, around: Around, *, request_name: str) -> Handler:
-    """Make a handler that calls `around(run, context)`, where awaiting `run()` reads, runs and writes as `handler` would."""
+    """Make a handler that calls `around(run, context)`; awaiting `run()` reads, runs and writes as `handler` would."""
     kind = (handler.request_streaming, handler.response_streaming)
     inner: Any = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
     answer: Behaviour = _stream_answer(inner) if handler.response_streaming else inner

@@ -1,7 +1,7 @@
 """Errors on the wire: from the tree of `errors` to a rich gRPC status, and back.
 
-At the server `door` hands in any exception and gets what the caller may know; at the client `from_rpc_error` makes the same error of
-it again. Sizes are bounded, as a status travels in trailers that clients refuse above 8 KiB.
+At the server `door` hands in any exception and gets what the caller may know; at the client `from_rpc_error` makes the
+same error of it again. Sizes are bounded, as a status travels in trailers that clients refuse above 8 KiB.
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ def public(error: BaseException) -> errors.DarkroomError:
 
 
 def to_status(error: errors.DarkroomError, *, request_id: str) -> status_pb2.Status:
-    """Make the status with its details (the first ten violations at most); an Internal error's own message stays here."""
+    """Make the status with its details (ten violations at most); an Internal error's own message stays here."""
     text = f"internal error (request {request_id})" if isinstance(error, errors.Internal) else str(error)
     made = status_pb2.Status(code=grpc.StatusCode[error.code].value[0], message=_cut(text, _MESSAGE_BYTES_MAX))
     for detail in _details(error, request_id):
