@@ -114,14 +114,9 @@ def _check_image(found: validation.Violations, image: inputs_pb2.ImageInput, ent
     found.text("image.prompt", image.prompt, bytes_max=limits.prompt_bytes_max)
     found.check(bool(image.prompt.strip()), "image.prompt", "is required")
     found.text("image.negative_prompt", image.negative_prompt, bytes_max=limits.prompt_bytes_max)
-    _check_number(found, "image.width", image.width, limits.width)
-    _check_number(found, "image.height", image.height, limits.height)
     _check_number(found, "image.steps", image.steps, limits.steps)
     _check_number(found, "image.num_images", image.num_images, limits.num_images)
-    pixels = (image.width or entry.defaults.width) * (image.height or entry.defaults.height)
-    found.check(
-        pixels <= limits.pixels_max, "image.width", f"times image.height must be at most {limits.pixels_max} pixels"
-    )
+    _check_size(found, image, entry)
     if image.HasField("guidance_scale"):
         _check_guidance(found, image.guidance_scale, entry)
     if image.HasField("seed"):
@@ -136,6 +131,19 @@ def _check_image(found: validation.Violations, image: inputs_pb2.ImageInput, ent
 def _check_number(found: validation.Violations, field: str, value: int, limit: catalog.IntRange) -> None:
     if value:  # 0 means the default
         found.integer(field, value, low=limit.min, high=limit.max, multiple_of=limit.multiple_of)
+
+
+def _check_size(found: validation.Violations, image: inputs_pb2.ImageInput, entry: catalog.ModelEntry) -> None:
+    limits = entry.limits
+    _check_number(found, "image.width", image.width, limits.width)
+    _check_number(found, "image.height", image.height, limits.height)
+    width, height = image.width or entry.defaults.width, image.height or entry.defaults.height
+    if width <= limits.width.max and height <= limits.height.max:  # else that is what is wrong
+        found.check(
+            width * height <= limits.pixels_max,
+            "image.width",
+            f"times image.height must be at most {limits.pixels_max} pixels",
+        )
 
 
 def _check_guidance(found: validation.Violations, value: float, entry: catalog.ModelEntry) -> None:

@@ -22,7 +22,7 @@ def check(found: validation.Violations, field: str, extras: struct_pb2.Struct, s
         return
     try:
         values = json_format.MessageToDict(extras)
-    except json_format.SerializeToJsonError:
+    except (json_format.Error, ValueError):  # the library's own, and what it raises for NaN and infinities
         found.add(field, "must hold only finite numbers and complete values")
         return
     validator = jsonschema.Draft202012Validator({"type": "object", "additionalProperties": False, **schema})

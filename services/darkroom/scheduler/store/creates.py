@@ -143,6 +143,8 @@ async def _debit(connection: postgres.Connection, winners: Sequence[domain.New])
     debits = dict.fromkeys(leases, 0)
     short: set[str] = set()
     for new in winners:
+        if not new.estimate_nanos:
+            continue  # a free model needs no lease
         lease = leases.get(new.tenant_id, money.NO_LEASE)
         after_nanos = debits.get(new.tenant_id, 0) + new.estimate_nanos
         if lease.currency == new.currency and after_nanos <= lease.remaining_nanos:

@@ -1,0 +1,69 @@
+"""A migrated scheduler database alone, for the stores' tests, and rows to put into it."""
+
+import importlib.resources
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from darkroom import ids, postgres
+from darkroom.scheduler.domain import generation as domain
+from darkroom.scheduler.domain import spending as money
+from darkroom.scheduler.store import creates, spending
+
+TENANT = ids.new("ten")
+
+
+def new(**fields: Any) -> domain.New:
+    generation_id = ids.new("gen")
+    values: dict[str, Any] = {
+        "generation_id": generation_id,
+        "tenant_id": TENANT,
+        "idempotency_key": generation_id,
+        "params_sha256": b"params",
+        "model": "m",
+        "model_revision": "r",
+        "priority": domain.Priority.STANDARD,
+        "input": b"input",
+        "tags": {"team": "a"},
+        "price_version_id": "p",
+        "currency": "USD",
+        "estimate_nanos": 10,
+        "rates": {"nanos_per_image": 1},
+        "work_us": 5,
+        "steps_total": 7,
+        "shape": "64x64",
+        "deadline_us": None,
+        **fields,
+    }
+    return domain.New(**values)
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[postgres.Database]:
+    async with postgres.connect(database_url, schema="scheduler") as opened:
+        await opened.migrate(importlib.resources.files("darkroom.scheduler") / "migrations")
+        yield opened
+
+
+async def fund(database: postgres.Database, tenant_id: str, nanos: int) -> None:
+    wallet = spending.Spending(database)
+    grant = money.Grant(ids.new("lea"), tenant_id, "USD", nanos, nanos)
+    await wallet.ask(grant)
+    await wallet.apply(grant, granted_nanos=nanos)
+
+
+async def lease(database: postgres.Database, tenant_id: str = TENANT) -> tuple[int, int]:
+    row = await database.fetchrow("SELECT * FROM spending_lease WHERE tenant_id = $1", tenant_id)
+    assert row is not None
+    return row["remaining_nanos"], row["reserved_nanos"]
+
+
+async def make(database: postgres.Database, **fields: Any) -> domain.Generation:
+    """Fund the tenant and insert one waiting generation."""
+    wanted = new(**fields)
+    await fund(database, wanted.tenant_id, wanted.estimate_nanos)
+    async with database.transaction() as connection:
+        (made,) = await creates.insert(connection, [wanted])
+    assert isinstance(made, domain.Generation)
+    return made

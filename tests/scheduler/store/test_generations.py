@@ -1,0 +1,129 @@
+import pytest
+
+from darkroom import errors, ids, postgres, pricing
+from darkroom.api.billing_meter.v1 import metering_service_pb2
+from darkroom.scheduler.domain import generation as domain
+from darkroom.scheduler.store import generations
+from tests.scheduler.store.conftest import TENANT, lease, make
+
+
+@pytest.fixture
+def store(database: postgres.Database) -> generations.Generations:
+    return generations.Generations(database)
+
+
+async def outcome(database: postgres.Database) -> metering_service_pb2.Outcome:
+    rows = await database.fetch("SELECT kind, payload FROM outbox")
+    assert [row["kind"] for row in rows] == ["OUTCOME"]
+    return metering_service_pb2.Outcome.FromString(rows[0]["payload"])
+
+
+async def states(database: postgres.Database, generation_id: str) -> list[tuple[int, str]]:
+    rows = await database.fetch(
+        "SELECT sequence, state FROM generation_event WHERE generation_id = $1 ORDER BY sequence", generation_id
+    )
+    return [(row["sequence"], row["state"]) for row in rows]
+
+
+async def test_another_tenants_is_missing(store: generations.Generations, database: postgres.Database) -> None:
+    made = await make(database)
+    assert await store.get(tenant_id=TENANT, generation_id=made.generation_id) == made
+    for call in (store.get, store.cancel):
+        with pytest.raises(errors.NotFound) as foreign:
+            await call(tenant_id=ids.new("ten"), generation_id=made.generation_id)
+        absent_id = ids.new("gen")
+        with pytest.raises(errors.NotFound) as absent:
+            await call(tenant_id=TENANT, generation_id=absent_id)
+        assert str(foreign.value).replace(made.generation_id, absent_id) == str(absent.value)
+
+
+async def test_a_waiting_one_is_cancelled_at_once(store: generations.Generations, database: postgres.Database) -> None:
+    made = await make(database, estimate_nanos=70)
+    ended = await store.cancel(tenant_id=TENANT, generation_id=made.generation_id)
+    assert ended.state is domain.State.CANCELLED
+    assert ended.finished_at is not None
+    assert ended.error is not None
+    assert ended.error["reason"] == "CANCELLED"
+    assert await states(database, made.generation_id) == [(1, "QUEUED"), (2, "CANCELLED")]
+    assert await lease(database) == (70, 0), "its money can be spent again"
+    told = await outcome(database)
+    assert (told.generation_id, told.free_reason, told.amount.nanos) == (made.generation_id, "CANCELLED", 0)
+    assert told.estimate.nanos == 70
+    assert dict(told.tags) == {"team": "a"}
+    assert await store.cancel(tenant_id=TENANT, generation_id=made.generation_id) == ended, "again changes nothing"
+
+
+async def test_a_running_one_is_asked_to_end(store: generations.Generations, database: postgres.Database) -> None:
+    made = await make(database)
+    await database.execute("UPDATE generation SET state = 'RUNNING'")
+    asked = await store.cancel(tenant_id=TENANT, generation_id=made.generation_id)
+    assert asked.state is domain.State.RUNNING
+    assert await database.fetchval("SELECT cancel_requested FROM generation")
+    assert await database.fetchval("SELECT count(*) FROM outbox") == 0
+
+
+async def test_an_end_is_one_transaction_with_its_charge(database: postgres.Database) -> None:
+    made = await make(database, estimate_nanos=100)
+    usage = pricing.Quantities(gpu_time_us=5, steps=7, images=1, pixels=4096)
+    artifacts = [{"media_id": ids.new("med"), "seed": "7"}]
+    ending = generations.End(
+        state=domain.State.SUCCEEDED, usage=usage, charge_nanos=60, stages={"denoise_us": 5}, artifacts=artifacts
+    )
+    with pytest.raises(RuntimeError):
+        async with database.transaction() as connection:
+            await generations.end(connection, made, ending)
+            raise RuntimeError("the commit never came")
+    assert await lease(database) == (0, 100)
+    assert await database.fetchval("SELECT count(*) FROM outbox") == 0
+    async with database.transaction() as connection:
+        ended = await generations.end(connection, made, ending)
+    assert await lease(database) == (40, 0)
+    assert await database.fetchval("SELECT spent_nanos FROM spending_lease") == 60
+    assert (ended.state, ended.stages, ended.artifacts) == (domain.State.SUCCEEDED, {"denoise_us": 5}, artifacts)
+    assert pricing.Quantities(**ended.usage or {}) == usage
+    told = await outcome(database)
+    assert (told.amount.nanos, told.free_reason, told.usage.pixels) == (60, "", 4096)
+
+
+async def test_pages_are_newest_first_and_filtered(store: generations.Generations, database: postgres.Database) -> None:
+    made = [await make(database, model=f"m{number % 2}") for number in range(5)]
+    await store.cancel(tenant_id=TENANT, generation_id=made[0].generation_id)
+    newest = [each.generation_id for each in reversed(made)]
+
+    async def page(before_id: str = "", limit: int = 10, **filters: str) -> list[str]:
+        tenant = {"tenant_id": TENANT, **filters}
+        rows = await store.page(generations.Filters(**tenant), before_id=before_id, limit=limit)
+        return [each.generation_id for each in rows]
+
+    assert await page() == newest
+    assert await page(limit=2) == newest[:2]
+    assert await page(before_id=newest[1], limit=2) == newest[2:4]
+    assert await page(model="m1") == [newest[1], newest[3]]
+    assert await page(state="CANCELLED") == [newest[4]]
+    assert await page(tenant_id=ids.new("ten")) == []
+
+
+async def test_what_waits_in_vain_is_ended(store: generations.Generations, database: postgres.Database) -> None:
+    fresh = await make(database, deadline_us=10**9)
+    late = await make(database, deadline_us=1)
+    asked = await make(database)
+    await database.execute(
+        "UPDATE generation SET cancel_requested = true WHERE generation_id = $1", asked.generation_id
+    )
+    ended = {each.generation_id: each for each in await store.end_waiting(limit=10)}
+    assert ended.keys() == {late.generation_id, asked.generation_id}
+    reasons = {key: (each.error or {})["reason"] for key, each in ended.items()}
+    assert reasons == {late.generation_id: "DEADLINE_EXCEEDED", asked.generation_id: "CANCELLED"}
+    assert await store.end_waiting(limit=10) == []
+    still = await store.get(tenant_id=TENANT, generation_id=fresh.generation_id)
+    assert still.state is domain.State.QUEUED
+    assert await database.fetchval("SELECT count(*) FROM outbox") == 2
+
+
+async def test_waiting_ones_are_counted_by_tenant(store: generations.Generations, database: postgres.Database) -> None:
+    other = ids.new("ten")
+    for tenant_id in (TENANT, TENANT, other):
+        await make(database, tenant_id=tenant_id)
+    running = await make(database)
+    await database.execute("UPDATE generation SET state = 'RUNNING' WHERE generation_id = $1", running.generation_id)
+    assert await store.queued_by_tenant() == {TENANT: 2, other: 1}

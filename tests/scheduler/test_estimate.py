@@ -1,0 +1,37 @@
+from pathlib import Path
+
+import pytest
+
+from darkroom import catalog, errors, pricing
+from darkroom.api.types.v1 import inputs_pb2
+from darkroom.scheduler import estimate
+from tests.scheduler import conftest
+
+RATES = pricing.Rates(nanos_per_image=1_000_000, nanos_per_megapixel=2_000_000, nanos_per_gpu_second=10_000_000)
+
+
+def test_the_price_is_the_most_it_can_cost() -> None:
+    image = inputs_pb2.ImageInput(width=64, height=128, steps=10, num_images=3)
+    cost = estimate.estimate(image, rates=RATES, step_us=1_000, safety_factor=2.0)
+    assert cost.steps_total == 30
+    assert cost.work_us == 30_000
+    # 3 images, 3 x 64 x 128 = 24,576 pixels, 2 x 0.03 s of accelerator
+    assert cost.nanos == 3_000_000 + 49_152 + 600_000
+
+
+def test_a_step_is_guessed_by_its_pixels(catalog_dir: Path) -> None:
+    entry = catalog.load(catalog_dir)[conftest.MODEL]
+    assert estimate.step_cost_us(inputs_pb2.ImageInput(width=64, height=64), entry) == 1_000
+    assert estimate.step_cost_us(inputs_pb2.ImageInput(width=96, height=128), entry) == 3_000
+
+
+def test_a_deadline_that_can_be_met_is_accepted() -> None:
+    estimate.check_deadline(deadline_us=None, wait_us=10**9, work_us=10**9)
+    estimate.check_deadline(deadline_us=3_000_000, wait_us=2_000_000, work_us=1_000_000)
+
+
+def test_a_hopeless_one_is_refused_with_an_estimate() -> None:
+    with pytest.raises(errors.ResourceExhausted, match=r"about 3\.5 s") as refusal:
+        estimate.check_deadline(deadline_us=3_000_000, wait_us=2_500_000, work_us=1_000_000)
+    assert refusal.value.reason == "DEADLINE_HOPELESS"
+    assert refusal.value.retry_after_s == 2.5
