@@ -1,0 +1,45 @@
+import pytest
+
+from darkroom.scheduler import predict
+from darkroom.scheduler.domain import fleet
+
+JOB = fleet.Job(
+    generation_id="gen_1",
+    tenant_id="ten_1",
+    model="m",
+    shape="64x64",
+    priority=2,
+    steps_total=10,
+    work_us=5_000,
+    waited_s=0.0,
+    model_load_us=700,
+)
+RUNNER = fleet.Runner(runner_id="run_1", node="node-a", models=frozenset({"m"}), resident=frozenset({"m"}))
+
+
+def with_(thing, **changes):
+    return type(thing)(**{**vars(thing), **changes})
+
+
+@pytest.mark.parametrize(
+    ("size", "name"), [((64, 64), "64x64"), ((832, 480, 81), "832x480x81"), ((128, 64, 1), "128x64")]
+)
+def test_shape(size, name):
+    assert predict.shape(*size) == name
+
+
+@pytest.mark.parametrize(
+    ("changes", "predicted_us"),
+    [
+        ({}, 5_000),  # not measured: as accepted
+        ({"step_us": {("m", "64x64"): 300}}, 3_000),
+        ({"step_us": {("m", "128x64"): 300}}, 5_000),
+        ({"resident": frozenset()}, 5_700),
+        ({"backlog_us": 1_000}, 6_000),
+        ({"foreign_utilization": 0.5}, 10_000),
+        ({"foreign_utilization": 0.5, "backlog_us": 1_000, "resident": frozenset()}, 12_700),
+        ({"foreign_utilization": 1.0}, 250_000),  # bounded at 98 %
+    ],
+)
+def test_completion(changes, predicted_us):
+    assert predict.completion_us(JOB, with_(RUNNER, **changes)) == predicted_us
