@@ -1,3 +1,4 @@
-"""Darkroom: serves diffusion models on your own GPUs and bills every request. A folder is a room, a file is shared by
-all.
+"""Darkroom serves diffusion models on your own GPUs and bills every request.
+
+A folder here is a room (a service), a file is shared by all rooms, and `api` is generated from the protos.
 """
