@@ -1,9 +1,10 @@
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from darkroom.model_runner.engine import account
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 10**9), st.integers(1, 64)), max_size=20), st.integers(0, 10**9))
 def test_shares_and_platform_add_up_to_the_busy_time(slices: list[tuple[int, int]], platform_us: int) -> None:
     books = account.Account()

@@ -13,6 +13,7 @@ from darkroom.model_runner.engine.errors import Fault
 from darkroom.model_runner.step_cost import StepCost
 
 Guidance = Literal["true_cfg", "embedded", "none"]
+Dtype = Literal["float32", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,7 @@ class EngineConfig:
 
     device: str = "cpu"
     """A torch device: `cpu`, `cuda`, `cuda:1`."""
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
     """What weights are cast to when they are loaded, and computed in. Latents between steps are always float32."""
     batch_rows_max: int = 8
     """Images in one forward of the denoiser, at least 1."""
