@@ -58,6 +58,7 @@ class Runner(runner_service_pb2_grpc.RunnerServiceServicer):
         self.assigned: list[pb.Assign] = []
         self.acknowledged: list[_Key] = []
         self.most_aboard = 0
+        self.dead = False
         self._secret = service_secret
         self._server = rpc.Server(
             settings.Room(service_secret=service_secret, shutdown_grace_s=0.0, reflection=False),
@@ -85,13 +86,20 @@ class Runner(runner_service_pb2_grpc.RunnerServiceServicer):
 
     async def die(self) -> None:
         """End as a killed process does: streams cut, nothing aboard kept."""
-        for task in [*self._live.values(), *self._background]:
+        self.dead = True
+        self.forget()
+        for task in self._background:
             if task is not asyncio.current_task():
                 task.cancel()
-        self._live.clear()
-        self._outcomes.clear()
         self.break_stream()
         await self._server.stop()
+
+    def forget(self) -> None:
+        """Lose everything aboard without a word."""
+        for task in self._live.values():
+            task.cancel()
+        self._live.clear()
+        self._outcomes.clear()
 
     def break_stream(self) -> None:
         """Cut the present stream; the runner itself goes on."""
