@@ -11,33 +11,36 @@ from typing import NamedTuple
 from darkroom import errors
 from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
 from darkroom.model_runner import messages
-from darkroom.model_runner.domain import AttemptKey
+from darkroom.model_runner.domain import AttemptFailed, AttemptKey
 
-Queue = asyncio.Queue[pb.WorkResponse | None]
+PERISHABLE = {"heartbeat", "progress"}
+BEHIND_MAX = 1000  # messages an owner may be behind; then it gets no more of the perishable ones
+
+Queue = asyncio.Queue[pb.WorkResponse | Exception | None]
 
 
 class Session(NamedTuple):
-    """One stream of one owner; None in its queue ends it."""
+    """One stream of one owner; an error in its queue ends it with that, None just ends it."""
 
-    owner_epoch: int
     grace_s: float
     queue: Queue
 
 
 class Aboard:
-    """The runner's attempts; `begin` starts one and returns what cancels it."""
+    """The runner's attempts; `begin` starts one and returns what ends it early."""
 
     def __init__(self, runner_id: str, begin: Callable[[pb.Assign], Callable[[], None]]) -> None:
         self.runner_id = runner_id
         self.draining = False
+        self.stirred = asyncio.Event()  # there is somebody new, or something new to say: beat now
         self._begin = begin
         self._live: dict[AttemptKey, Callable[[], None]] = {}
         self._outcomes: dict[AttemptKey, pb.WorkResponse] = {}
         self._session: Session | None = None
         self._epoch_max = 0
         self._grace: asyncio.TimerHandle | None = None
-        self._settled = asyncio.Event()
-        self._settled.set()
+        self._idle, self._settled = asyncio.Event(), asyncio.Event()
+        self._note()
 
     def __len__(self) -> int:
         return len(self._live)
@@ -58,22 +61,24 @@ class Aboard:
             self._session.queue.put_nowait(None)
         if self._grace is not None:
             self._grace.cancel()
-        self._session = Session(hello.owner_epoch, hello.stream_grace.ToTimedelta().total_seconds(), asyncio.Queue())
+        self._session = Session(hello.stream_grace.ToTimedelta().total_seconds(), asyncio.Queue())
         live = [messages.key_to(key) for key in self._live]
         self.tell(pb.WorkResponse(listing=pb.Listing(runner_id=self.runner_id, live=live)))
         for outcome in self._outcomes.values():
             self.tell(outcome)
+        self.stirred.set()
         return self._session
 
     def close(self, session: Session) -> None:
         """The stream broke: what is live goes on for the grace, then it is dropped."""
+        if session is self._session:
+            self._session = None
+            self._grace = asyncio.get_running_loop().call_later(session.grace_s, self._drop)
+
+    def take(self, session: Session, request: pb.WorkRequest) -> None:
+        """Do what the owner asks; nothing for one that was replaced meanwhile."""
         if session is not self._session:
             return
-        self._session = None
-        self._grace = asyncio.get_running_loop().call_later(session.grace_s, self._drop)
-
-    def take(self, request: pb.WorkRequest) -> None:
-        """Do what the owner asks."""
         match request.WhichOneof("message"):
             case "assign":
                 self._assign(request.assign)
@@ -87,7 +92,10 @@ class Aboard:
 
     def tell(self, response: pb.WorkResponse) -> None:
         """Send to the owner, if there is one now; outcomes are kept besides, by `end`."""
-        if self._session is not None:
+        if self._session is None:
+            return
+        behind = self._session.queue.qsize() >= BEHIND_MAX
+        if not (behind and response.WhichOneof("message") in PERISHABLE):
             self._session.queue.put_nowait(response)
 
     def end(self, key: AttemptKey, outcome: pb.WorkResponse) -> None:
@@ -97,14 +105,32 @@ class Aboard:
             self.tell(outcome)
             self._note()
 
+    def drain(self) -> None:
+        """Take no more attempts."""
+        self.draining = True
+        self.stirred.set()
+
+    def hand_back(self) -> None:
+        """End what is live, as not the request's fault: another runner takes it."""
+        for key, stop in list(self._live.items()):
+            self.end(key, messages.failed(key, _DRAINING))
+            stop()
+
+    async def idle(self) -> None:
+        """Wait until nothing is live."""
+        await self._idle.wait()
+
     async def settled(self) -> None:
-        """Wait until nothing is live and nothing is unacknowledged."""
+        """Wait until nothing is live and every outcome is acknowledged."""
         await self._settled.wait()
 
     def _assign(self, assign: pb.Assign) -> None:
         key = messages.key_of(assign.key)
         if key in self._outcomes:
             self.tell(self._outcomes[key])
+            return
+        if self.draining and key not in self._live:
+            self.tell(messages.failed(key, _DRAINING))
             return
         if key not in self._live:
             for older in [other for other in self._live if other.generation_id == key.generation_id]:
@@ -117,7 +143,7 @@ class Aboard:
         if key in self._live:
             self._live[key]()
         else:
-            self.tell(self._outcomes.get(key, messages.cancelled(key)))
+            self.tell(self._outcomes.get(key) or messages.cancelled(key))
 
     def _drop(self) -> None:
         """Nobody came back: another runner has this work by now."""
@@ -127,7 +153,11 @@ class Aboard:
         self._note()
 
     def _note(self) -> None:
-        if self._live or self._outcomes:
-            self._settled.clear()
-        else:
-            self._settled.set()
+        for event, is_so in ((self._idle, not self._live), (self._settled, not self._live and not self._outcomes)):
+            if is_so:
+                event.set()
+            else:
+                event.clear()
+
+
+_DRAINING = AttemptFailed("RUNNER_DRAINING", "the runner is shutting down", request_fault=False)

@@ -1,8 +1,6 @@
 """The model runner's settings, each from the environment variable `DARKROOM_<FIELD>`."""
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 from darkroom import settings
 
@@ -14,24 +12,38 @@ class Config(settings.Room):
     scheduler_address: str = settings.field(doc="host:port of any scheduler replica", low=1)
     lora_store_address: str = settings.field(doc="host:port of lora_store", low=1)
     media_store_address: str = settings.field(doc="host:port of media_store", low=1)
-    catalog_dir: Path = settings.field(Path(__file__).parents[1] / "models", doc="directory of the models' YAML files")
-    models: tuple[str, ...] = settings.field((), doc="models it may load, by commas; empty means all whose files are here")
-    preload: tuple[str, ...] = settings.field((), doc="models loaded before it says ready, by commas")
+    catalog_dir: str = settings.field(
+        "", doc="directory of the catalogue; empty means the one that comes with Darkroom"
+    )
+    models: tuple[str, ...] = settings.field((), doc="models it may load, by commas; empty: all whose files are here")
+    preload: tuple[str, ...] = settings.field((), doc="models loaded and tried before it is ready, by commas")
     node_name: str = settings.field("", doc="name of the machine; empty means the host's name")
-    advertise_address: str = settings.field("", doc="host:port at which schedulers reach it; empty means listen_address")
-    register_interval_s: float = settings.field(1.0, doc="how often it registers", low=0.05, high=60)
-    heartbeat_interval_s: float = settings.field(0.5, doc="how often it tells its state", low=0.02, high=60)
-    progress_interval_s: float = settings.field(0.1, doc="least time between two progress events of an attempt", low=0, high=60)
+    advertise_address: str = settings.field(
+        "", doc="host:port at which schedulers dial it; empty: the one it listens on"
+    )
+    register_interval_s: float = settings.field(1.0, doc="between two registrations", low=0.05, high=60)
+    heartbeat_interval_s: float = settings.field(0.5, doc="between two heartbeats", low=0.02, high=60)
+    progress_interval_s: float = settings.field(0.1, doc="least time between two progresses of one attempt", low=0)
 
     # the accelerator
-    device: str = settings.field("auto", doc="auto, cpu, cuda:<index>, or nvml:<index> (samples that device)", low=1)
+    device: str = settings.field("auto", doc="auto, cpu, cuda:<index> or nvml:<index>; the indices are NVML's", low=1)
     dtype: str = settings.field("", doc="float32, float16 or bfloat16; empty: bfloat16 on CUDA, float32 on the CPU")
-    threads: int = settings.field(0, doc="CPU threads of one tensor operation; 0 means torch's own choice", low=0, high=1024)
+    threads: int = settings.field(
+        0, doc="CPU threads of one tensor operation; 0 means torch's choice", low=0, high=1024
+    )
     batch_rows_max: int = settings.field(8, doc="images in one forward of the denoiser", low=1, high=1024)
-    rows_live_max: int = settings.field(32, doc="images that hold a state on the device at once", low=1, high=65536)
+    rows_live_max: int = settings.field(32, doc="images that hold a state on the device at once", low=1, high=65_536)
     memory_bytes_max: int = settings.field(0, doc="for resident models; 0 means 0.8 of the device's memory", low=0)
-    adapters_resident_max: int = settings.field(32, doc="LoRAs kept on the device for each model", low=1, high=65536)
+    adapters_resident_max: int = settings.field(32, doc="LoRAs kept on the device for each model", low=1, high=65_536)
 
     # adapters on this machine
-    cache_dir: Path = settings.field(Path(tempfile.gettempdir()) / "darkroom-cache", doc="directory of fetched adapters")
-    cache_bytes_max: int = settings.field(4 << 30, doc="adapters kept there; the longest unused go first", low=1 << 20)
+    cache_dir: str = settings.field("", doc="directory of fetched adapters; empty: one that goes with the process")
+    cache_bytes_max: int = settings.field(4 << 30, doc="adapters kept there, beside those in use", low=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        host = self.listen_address.rpartition(":")[0]
+        if host in {"0.0.0.0", "[::]"} and not self.advertise_address:
+            raise settings.SettingsError(
+                f"DARKROOM_ADVERTISE_ADDRESS must say at which host:port schedulers dial this runner, which listens on {host}"
+            )

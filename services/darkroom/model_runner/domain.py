@@ -1,4 +1,4 @@
-"""The nouns of the runner's shell: which attempt, and what became of it. The engine's nouns are in `engine.job`."""
+"""The nouns of the runner's shell: which attempt, what became of it, who the runner is. The engine's nouns are in `engine.job`."""
 
 from typing import NamedTuple
 
@@ -23,3 +23,14 @@ class AttemptFailed(Exception):
         super().__init__(message)
         self.reason = reason
         self.request_fault = request_fault
+
+
+class Identity(NamedTuple):
+    """What a runner tells of itself at registration."""
+
+    runner_id: str
+    node: str
+    address: str
+    """host:port at which schedulers dial it."""
+    models: tuple[str, ...]
+    """Those it may load."""

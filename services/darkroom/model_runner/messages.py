@@ -1,19 +1,19 @@
 """Between the protos of the Work stream and the engine's nouns.
 
 An `Assign` comes in and a `Job` goes out; engine events and device samples come in and messages for the owner go out. Nothing here
-waits or remembers. Next: `loop.attempt` runs the job, the servicer sends the messages.
+waits or remembers. Next: `loop.attempt` has the job made, `aboard` passes the messages to the owner.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from google.protobuf import timestamp_pb2
 
 from darkroom import catalog
 from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
 from darkroom.api.scheduler.v1 import generation_pb2
-from darkroom.api.types.v1 import device_pb2, inputs_pb2, media_pb2, money_pb2
-from darkroom.model_runner import nvml
+from darkroom.api.types.v1 import device_pb2, inputs_pb2, money_pb2
+from darkroom.model_runner import nvml, step_cost
 from darkroom.model_runner.domain import AttemptFailed, AttemptKey
 from darkroom.model_runner.engine import job as engine_job
 
@@ -46,13 +46,11 @@ def check(assign: pb.Assign, entry: catalog.ModelEntry | None) -> catalog.ModelE
     if entry.revision != assign.model_revision:
         raise AttemptFailed("MODEL_REVISION_MISMATCH", "this runner has another revision of it", request_fault=False)
     if assign.WhichOneof("input") != "image":
-        raise AttemptFailed("INPUT_NOT_SERVED", "this runner makes images", request_fault=False)
+        raise AttemptFailed("INPUT_NOT_SERVED", "this runner makes images from text", request_fault=False)
     return entry
 
 
-def job(
-    assign: pb.Assign, entry: catalog.ModelEntry, adapters: Sequence[engine_job.AdapterUse]
-) -> engine_job.Job:
+def job(assign: pb.Assign, entry: catalog.ModelEntry, adapters: Sequence[engine_job.AdapterUse]) -> engine_job.Job:
     """The engine's job for an assignment, whose defaults and seed the scheduler has filled in."""
     image = assign.image
     return engine_job.Job(
@@ -91,14 +89,10 @@ def spec(entry: catalog.ModelEntry) -> engine_job.ModelSpec:
 
 def usage(used: engine_job.Usage) -> money_pb2.Usage:
     """What a generation used, as billing counts it."""
-    return money_pb2.Usage(
-        gpu_time_us=used.device_time_us, steps=used.steps, images=used.images, pixels=used.pixels
-    )
+    return money_pb2.Usage(gpu_time_us=used.device_time_us, steps=used.steps, images=used.images, pixels=used.pixels)
 
 
-def stages(
-    engine_stages: Sequence[engine_job.Stage], *, fetch_us: int, store_us: int
-) -> generation_pb2.StageTimes:
+def stages(engine_stages: Sequence[engine_job.Stage], *, fetch_us: int, store_us: int) -> generation_pb2.StageTimes:
     """Where the time went: the engine's stages, and around them fetching adapters and storing artifacts."""
     spent = {stage.name: stage.wall_us for stage in engine_stages}
     return generation_pb2.StageTimes(
@@ -110,19 +104,6 @@ def stages(
         decode_us=spent.get("decode", 0),
         encode_us=spent.get("encode", 0),
         store_us=store_us,
-    )
-
-
-def artifact(output: engine_job.Output, *, media_id: str, sha256: str) -> media_pb2.Artifact:
-    """One stored output."""
-    return media_pb2.Artifact(
-        media_id=media_id,
-        media_type=output.media_type,
-        sha256=sha256,
-        size_bytes=len(output.data),
-        width=output.width,
-        height=output.height,
-        seed=output.seed,
     )
 
 
@@ -164,26 +145,27 @@ def sample(seen: nvml.DeviceSample) -> device_pb2.DeviceSample:
     )
 
 
+def step_costs(costs: Iterable[step_cost.StepCost]) -> list[pb.StepCost]:
+    """The table as the scheduler reads it: with and without guidance is one row there, the dearer."""
+    told: dict[tuple[str, str, int], pb.StepCost] = {}
+    for cost in sorted(costs, key=lambda cost: cost.step_us):
+        model, shape, rows = cost.shape.model, f"{cost.shape.width}x{cost.shape.height}", cost.shape.rows
+        told[model, shape, rows] = pb.StepCost(model=model, shape=shape, rows=rows, step_us=cost.step_us)
+    return list(told.values())
+
+
 def heartbeat(
-    seen: nvml.DeviceSample, engine: engine_job.Snapshot, *, idle: bool, attempts: int, draining: bool
+    seen: nvml.DeviceSample, engine: engine_job.Snapshot, *, idle: bool, attempts: int, draining: bool, unbilled_us: int
 ) -> pb.Heartbeat:
-    """What the runner shows of itself."""
+    """What the runner shows of itself; `unbilled_us` are pictures that nobody asked for."""
     return pb.Heartbeat(
         sample=sample(seen),
         resident_models=engine.models,
-        step_costs=[
-            pb.StepCost(
-                model=cost.shape.model,
-                shape=f"{cost.shape.width}x{cost.shape.height}",
-                rows=cost.shape.rows,
-                step_us=cost.step_us,
-            )
-            for cost in engine.step_costs
-        ],
+        step_costs=step_costs(engine.step_costs),
         attempts=attempts,
         engine_idle=idle,
         slowdown=engine.slowdown,
         draining=draining,
         busy_us=engine.busy_us,
-        attributed_us=engine.busy_us - engine.platform_us,
+        attributed_us=engine.busy_us - engine.platform_us - unbilled_us,
     )

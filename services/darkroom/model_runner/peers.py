@@ -1,43 +1,40 @@
 """The other rooms a runner calls: the scheduler, lora_store and media_store. The only file with their stubs.
 
-Ids and bytes come in with the attempt's capability; files, media ids and registrations go out, every refusal as a `DarkroomError`.
+Ids and bytes come in with the attempt's capability; files, artifacts and registrations go out, every refusal as a `DarkroomError`. A store
+that is away for some seconds, as for a restart, is waited for: the work before was dearer than the waiting.
 """
 
 import asyncio
+import collections
 import contextlib
 import hashlib
 import os
+import secrets
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import IO, NamedTuple
 
 import grpc
+import tenacity
 
 from darkroom import errors, rpc
 from darkroom.api.lora_store.v1 import lora_service_pb2, lora_service_pb2_grpc
 from darkroom.api.media_store.v1 import media_service_pb2, media_service_pb2_grpc
 from darkroom.api.scheduler.v1 import fleet_service_pb2, fleet_service_pb2_grpc
 from darkroom.api.types.v1 import device_pb2, media_pb2
-from darkroom.model_runner import messages
+from darkroom.model_runner.domain import Identity
 from darkroom.model_runner.engine import job as engine_job
 
 CHUNK_BYTES = 512 * 1024
+PATIENCE_S = 30.0
 
-
-class Identity(Protocol):
-    """Who registers."""
-
-    runner_id: str
-    node: str
-    address: str
-    models: tuple[str, ...]
-
-
-class AdapterFile(NamedTuple):
-    """An adapter on this machine; its digest was checked."""
-
-    path: Path
-    sha256: str
+_patient = tenacity.retry(
+    retry=tenacity.retry_if_exception_type(errors.Unavailable),
+    wait=tenacity.wait_exponential_jitter(initial=0.1, max=2.0, jitter=0.1),
+    stop=tenacity.stop_after_delay(PATIENCE_S),
+    reraise=True,
+)
 
 
 class Scheduler:
@@ -68,65 +65,124 @@ class Media:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = media_service_pb2_grpc.MediaServiceStub(channel)
 
+    @_patient
     async def put(self, output: engine_job.Output, capability: str) -> media_pb2.Artifact:
         """Store one output; the same bytes of the same generation get the same id."""
-        sha256 = await asyncio.to_thread(lambda: hashlib.sha256(output.data).hexdigest())
+        digest = await asyncio.to_thread(hashlib.sha256, output.data)
         with _translated():
-            answer = await self._stub.PutMedia(_put(output.data, sha256), metadata=_bearer(capability))
-        return messages.artifact(output, media_id=answer.media.media_id, sha256=sha256)
+            answer = await self._stub.PutMedia(_parts(output.data, digest.hexdigest()), metadata=_bearer(capability))
+        return media_pb2.Artifact(
+            media_id=answer.media.media_id,
+            media_type=output.media_type,
+            sha256=digest.hexdigest(),
+            size_bytes=len(output.data),
+            width=output.width,
+            height=output.height,
+            seed=output.seed,
+        )
+
+
+class AdapterFile(NamedTuple):
+    """An adapter on this machine, whose digest was checked by this process."""
+
+    path: Path
+    sha256: str
 
 
 class Adapters:
-    """LoraService, with a cache on this machine: files by tenant and digest, the longest unused dropped first."""
+    """LoraService, with a cache on this machine: files by tenant and digest, the longest unused removed first.
+
+    Several runners may share the folder; each trusts only what it has checked itself.
+    """
 
     def __init__(self, channel: grpc.aio.Channel, folder: Path, *, bytes_max: int) -> None:
         self._stub = lora_service_pb2_grpc.LoraServiceStub(channel)
         self._folder = folder
         self._bytes_max = bytes_max
-        self._locks: dict[tuple[str, str], asyncio.Lock] = {}
+        self._checked: set[Path] = set()
+        self._in_use: collections.Counter[Path] = collections.Counter()
+        self._locks: weakref.WeakValueDictionary[Path, asyncio.Lock] = weakref.WeakValueDictionary()
 
-    async def fetch(self, tenant_id: str, adapter_id: str, capability: str) -> AdapterFile:
-        """The adapter's file, fetched if it is not here; NotFound if it is gone or another tenant's.
+    @contextlib.asynccontextmanager
+    async def lease(self, tenant_id: str, adapter_id: str, capability: str) -> AsyncIterator[AdapterFile]:
+        """The adapter's file, which is not removed within; NotFound if it is deleted or another tenant's.
 
         The store is asked each time, so that a deleted adapter is refused although its bytes are still here.
         """
+        lora = await self._describe(adapter_id, capability)
+        path = self._folder / tenant_id / f"{lora.sha256}.safetensors"
+        lock = self._locks.setdefault(path, asyncio.Lock())
+        self._in_use[path] += 1
+        try:
+            async with lock:
+                if not await asyncio.to_thread(self._has, path, lora.sha256):
+                    await self._pull(adapter_id, capability, path, lora.sha256)
+            yield AdapterFile(path, lora.sha256)
+        finally:
+            self._in_use[path] -= 1
+            if not self._in_use[path]:
+                del self._in_use[path]
+
+    @_patient
+    async def _describe(self, adapter_id: str, capability: str) -> lora_service_pb2.Lora:
         request = lora_service_pb2.GetLoraRequest(adapter_id=adapter_id)
         with _translated():
-            lora = (await self._stub.GetLora(request, metadata=_bearer(capability))).lora
-        path = self._folder / tenant_id / f"{lora.sha256}.safetensors"
-        async with self._locks.setdefault((tenant_id, lora.sha256), asyncio.Lock()):
-            if not path.exists():
-                await self._pull(adapter_id, capability, path, lora.sha256)
-                await asyncio.to_thread(self._make_room, path)
-            os.utime(path)
-        return AdapterFile(path, lora.sha256)
+            return (await self._stub.GetLora(request, metadata=_bearer(capability))).lora
 
+    @_patient
     async def _pull(self, adapter_id: str, capability: str, path: Path, sha256: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        digest, draft = hashlib.sha256(), path.with_suffix(f".{os.getpid()}.part")
+        draft = path.with_suffix(f".{secrets.token_hex(4)}.part")
         try:
-            with _translated(), draft.open("wb") as file:
-                request = lora_service_pb2.PullLoraRequest(adapter_id=adapter_id)
-                async for part in self._stub.PullLora(request, metadata=_bearer(capability)):
-                    digest.update(part.chunk)
-                    file.write(part.chunk)
-            if digest.hexdigest() != sha256:
+            with draft.open("xb") as file:
+                digest = await self._copy(adapter_id, capability, file)
+            if digest != sha256:
                 raise errors.Unavailable("lora_store sent other bytes than it announced")
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
+        self._checked.add(path)
+        await asyncio.to_thread(self._make_room)
 
-    def _make_room(self, newest: Path) -> None:
-        files = sorted(self._folder.rglob("*.safetensors"), key=lambda file: file.stat().st_mtime)
-        total = sum(file.stat().st_size for file in files)
-        for file in files:
-            if total <= self._bytes_max or file == newest:
+    async def _copy(self, adapter_id: str, capability: str, file: IO[bytes]) -> str:
+        digest = hashlib.sha256()
+
+        def append(chunk: bytes) -> None:
+            digest.update(chunk)
+            file.write(chunk)
+
+        request = lora_service_pb2.PullLoraRequest(adapter_id=adapter_id)
+        with _translated():
+            async for part in self._stub.PullLora(request, metadata=_bearer(capability)):
+                await asyncio.to_thread(append, part.chunk)
+        return digest.hexdigest()
+
+    def _has(self, path: Path, sha256: str) -> bool:
+        """Whether the file is here and its bytes are right."""
+        try:
+            os.utime(path)  # it is used now
+            if path not in self._checked:
+                with path.open("rb") as file:
+                    if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                        return False
+        except FileNotFoundError:
+            return False
+        self._checked.add(path)
+        return True
+
+    def _make_room(self) -> None:
+        files = [(file.stat(), file) for file in self._folder.rglob("*.*") if file.is_file()]
+        total = sum(stat.st_size for stat, _ in files)
+        for stat, file in sorted(files, key=lambda one: one[0].st_mtime):
+            if total <= self._bytes_max:
                 return
-            total -= file.stat().st_size
-            file.unlink(missing_ok=True)
+            if file not in self._in_use:
+                total -= stat.st_size
+                file.unlink(missing_ok=True)
+                self._checked.discard(file)
 
 
-async def _put(data: bytes, sha256: str) -> AsyncIterator[media_service_pb2.PutMediaRequest]:
+async def _parts(data: bytes, sha256: str) -> AsyncIterator[media_service_pb2.PutMediaRequest]:
     header = media_service_pb2.PutMediaHeader(sha256=sha256, size_bytes=len(data))
     yield media_service_pb2.PutMediaRequest(header=header)
     for start in range(0, len(data), CHUNK_BYTES):

@@ -5,6 +5,7 @@ Requests go to `aboard`, which says what goes back; this module only joins the t
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import TypeAlias
 
 import grpc
 
@@ -12,6 +13,8 @@ from darkroom import errors
 from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
 from darkroom.api.model_runner.v1 import runner_service_pb2_grpc
 from darkroom.model_runner import aboard
+
+_Work: TypeAlias = "grpc.aio.ServicerContext[pb.WorkRequest, pb.WorkResponse]"
 
 
 class RunnerServicer(runner_service_pb2_grpc.RunnerServiceServicer):
@@ -21,7 +24,7 @@ class RunnerServicer(runner_service_pb2_grpc.RunnerServiceServicer):
         self._aboard = attempts
 
     async def Work(
-        self, request_iterator: AsyncIterator[pb.WorkRequest], context: grpc.aio.ServicerContext[pb.WorkRequest, pb.WorkResponse]
+        self, request_iterator: AsyncIterator[pb.WorkRequest], context: _Work
     ) -> AsyncIterator[pb.WorkResponse]:
         """Follow one owner until it leaves or another takes over."""
         first = await anext(aiter(request_iterator), None)
@@ -31,17 +34,19 @@ class RunnerServicer(runner_service_pb2_grpc.RunnerServiceServicer):
         reading = asyncio.create_task(self._read(request_iterator, session))
         try:
             while (response := await session.queue.get()) is not None:
+                if isinstance(response, Exception):
+                    raise response
                 yield response
-            if reading.done() and (error := reading.exception()) is not None:
-                raise error
         finally:
             reading.cancel()
             self._aboard.close(session)
 
     async def _read(self, requests: AsyncIterator[pb.WorkRequest], session: aboard.Session) -> None:
-        """Take requests until the owner has said all; then, or at a bad one, the stream ends."""
+        """Take requests until the owner has said all, or one that is no request; then the stream ends."""
         try:
             async for request in requests:
-                self._aboard.take(request)
-        finally:
+                self._aboard.take(session, request)
+        except Exception as error:
+            session.queue.put_nowait(error)
+        else:
             session.queue.put_nowait(None)

@@ -1,1 +1,1 @@
-"""The runner's background work: `attempt` runs one attempt, `announce` tells the scheduler that and how the runner lives."""
+"""The runner's background work: `attempt` runs attempts through `bridge`, the engine's side of the event loop; `announce` tells the scheduler."""

@@ -5,13 +5,16 @@ waited for, and complained of once.
 """
 
 import asyncio
+import contextlib
 import logging
-from typing import NamedTuple
 
 from darkroom import errors
 from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
 from darkroom.model_runner import aboard, messages, nvml, peers
-from darkroom.model_runner.engine import engine as engine_thread
+from darkroom.model_runner.domain import Identity
+from darkroom.model_runner.loop import bridge
+
+TIMEOUT_S_MIN = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -20,46 +23,49 @@ class EngineDied(Exception):
     """The engine's thread has ended, as when the device is lost: the process must start anew."""
 
 
-class Identity(NamedTuple):
-    """What a runner tells of itself at registration."""
-
-    runner_id: str
-    node: str
-    address: str
-    models: tuple[str, ...]
-
-
 async def register(
-    scheduler: peers.Scheduler, identity: Identity, sampler: nvml.Sampler, attempts: aboard.Aboard, *, interval_s: float
+    scheduler: peers.Scheduler,
+    identity: Identity,
+    device: nvml.DeviceIdentity,
+    attempts: aboard.Aboard,
+    *,
+    interval_s: float,
 ) -> None:
     """Register again and again until cancelled."""
-    answered = True
+    told, answered = messages.device(device), True
     while True:
         try:
-            await scheduler.register(
-                identity, messages.device(sampler.identity), draining=attempts.draining, timeout_s=max(interval_s, 1.0)
-            )
+            timeout_s = max(interval_s, TIMEOUT_S_MIN)
+            await scheduler.register(identity, told, draining=attempts.draining, timeout_s=timeout_s)
             if not answered:
                 _log.info("the scheduler answers again")
             answered = True
         except errors.DarkroomError as error:
             if answered:
-                _log.warning("the scheduler does not register this runner (%s); trying on", error.reason)
+                _log.warning("the scheduler does not register this runner; trying on", extra={"reason": error.reason})
             answered = False
         await asyncio.sleep(interval_s)
 
 
-async def beat(
-    engine: engine_thread.Engine, sampler: nvml.Sampler, attempts: aboard.Aboard, *, interval_s: float
-) -> None:
+async def beat(engine: bridge.Bridge, sampler: nvml.Sampler, attempts: aboard.Aboard, *, interval_s: float) -> None:
     """Tell the owner how the runner is until cancelled; EngineDied if the engine is no more."""
     while True:
-        if not engine.is_alive:
+        if not engine.engine.is_alive:
             raise EngineDied("the engine has stopped")
         if attempts.has_owner:
             seen = await asyncio.to_thread(sampler.sample)
-            message = messages.heartbeat(
-                seen, engine.snapshot(), idle=engine.is_idle, attempts=len(attempts), draining=attempts.draining
-            )
-            attempts.tell(pb.WorkResponse(heartbeat=message))
-        await asyncio.sleep(interval_s)
+            attempts.tell(pb.WorkResponse(heartbeat=_heartbeat(engine, seen, attempts)))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(attempts.stirred.wait(), interval_s)
+        attempts.stirred.clear()
+
+
+def _heartbeat(engine: bridge.Bridge, seen: nvml.DeviceSample, attempts: aboard.Aboard) -> pb.Heartbeat:
+    return messages.heartbeat(
+        seen,
+        engine.engine.snapshot(),
+        idle=engine.engine.is_idle,
+        attempts=len(attempts),
+        draining=attempts.draining,
+        unbilled_us=engine.unbilled_us,
+    )

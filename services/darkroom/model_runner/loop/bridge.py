@@ -1,0 +1,81 @@
+"""The engine as the event loop sees it: a job is awaited like any call.
+
+Jobs come in from `attempt`; they go to the engine's thread, whose events come back through `call_soon_threadsafe` to whoever waits
+for that job. `warm` makes one picture of each model before anybody asks, so that the first caller does not wait for the loading.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeAlias
+
+from darkroom import catalog
+from darkroom.model_runner.engine import engine as engine_thread
+from darkroom.model_runner.engine import errors
+from darkroom.model_runner.engine import job as engine_job
+
+End: TypeAlias = engine_job.Finished | engine_job.Failed | engine_job.Cancelled
+OnProgress: TypeAlias = Callable[[engine_job.Progressed], None]
+
+
+class _Waiter(NamedTuple):
+    ended: "asyncio.Future[End]"
+    on_progress: OnProgress
+
+
+class Bridge:
+    """Owns the engine that `start` makes with the listener it is given."""
+
+    def __init__(self, start: Callable[[Callable[[engine_job.Event], None]], engine_thread.Engine]) -> None:
+        self.unbilled_us = 0
+        self._loop = asyncio.get_running_loop()
+        self._waiters: dict[str, _Waiter] = {}
+        self.engine = start(lambda event: self._post(event))
+
+    async def make(self, job: engine_job.Job, on_progress: OnProgress) -> End:
+        """Have a job done; engine errors.Closing if the engine takes no more."""
+        waiter = _Waiter(self._loop.create_future(), on_progress)
+        self._waiters[job.key] = waiter
+        try:
+            self.engine.submit(job)
+            return await waiter.ended
+        finally:
+            del self._waiters[job.key]
+
+    async def warm(self, entries: Iterable[catalog.ModelEntry]) -> None:
+        """Load models by making a picture of one step; EngineError if one cannot be loaded."""
+        for entry in entries:
+            end = await self.make(_trial(entry), lambda _: None)
+            if isinstance(end, engine_job.Failed):
+                raise errors.LoadFailed(f"{entry.name} cannot be preloaded: {end.message}")
+            self.unbilled_us += end.usage.device_time_us
+
+    async def close(self) -> None:
+        """Stop the engine after its current step."""
+        await asyncio.to_thread(self.engine.close)
+
+    def _post(self, event: engine_job.Event) -> None:
+        self._loop.call_soon_threadsafe(self._hear, event)
+
+    def _hear(self, event: engine_job.Event) -> None:
+        waiter = self._waiters.get(event.job_key)
+        if waiter is None or isinstance(event, engine_job.Started):
+            return
+        if isinstance(event, engine_job.Progressed):
+            waiter.on_progress(event)
+        elif not waiter.ended.done():
+            waiter.ended.set_result(event)
+
+
+def _trial(entry: catalog.ModelEntry) -> engine_job.Job:
+    return engine_job.Job(
+        key=f"trial/{entry.name}",
+        tenant_id="",
+        model=entry.name,
+        prompt="",
+        width=entry.defaults.width,
+        height=entry.defaults.height,
+        steps=1,
+        guidance_scale=entry.defaults.guidance_scale,
+        seeds=(0,),
+        max_sequence_length=entry.max_sequence_length,
+    )
