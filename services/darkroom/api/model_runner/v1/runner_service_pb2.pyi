@@ -423,14 +423,17 @@ class StepCost(_message.Message):
     SHAPE_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
     STEP_US_FIELD_NUMBER: _builtins.int
+    GUIDED_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model."""
     shape: _builtins.str
     """Shape bucket, such as "64x64"."""
     rows: _builtins.int
-    """Rows in the batch (guidance counts double work inside one row)."""
+    """Rows in the batch."""
     step_us: _builtins.int
     """Microseconds for one step of the whole batch."""
+    guided: _builtins.bool
+    """True if each row was predicted twice, with and without its prompt: guidance above 1 costs double."""
     def __init__(
         self,
         *,
@@ -438,10 +441,11 @@ class StepCost(_message.Message):
         shape: _builtins.str = ...,
         rows: _builtins.int = ...,
         step_us: _builtins.int = ...,
+        guided: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "rows", b"rows", "shape", b"shape", "step_us", b"step_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["guided", b"guided", "model", b"model", "rows", b"rows", "shape", b"shape", "step_us", b"step_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
