@@ -18,7 +18,8 @@ from pathlib import Path
 _NOBODY = 65534
 _AS_NOBODY = (
     *("setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups"),
-    *("--inh-caps=+dac_override", "--ambient-caps=+dac_override", "--"),
+    *("--inh-caps=+dac_override", "--ambient-caps=+dac_override"),
+    *("--securebits=+no_setuid_fixup", "--"),  # access(2), which initdb asks, would ignore the capability
 )
 _USER = "darkroom"
 _START_TIMEOUT_S = 60

