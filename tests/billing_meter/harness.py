@@ -12,6 +12,7 @@ from darkroom.api.billing_meter.v1 import (
     billing_service_pb2,
     billing_service_pb2_grpc,
     metering_service_pb2,
+    metering_service_pb2_grpc,
 )
 from darkroom.api.types.v1 import money_pb2
 
@@ -65,6 +66,9 @@ class Meter:
         channel = rpc.channel(self.address, credential=lambda: key)
         self.channels.append(channel)
         return billing_service_pb2_grpc.BillingServiceStub(channel)
+
+    def stub_for_operator(self) -> Any:
+        return metering_service_pb2_grpc.MeteringServiceStub(self.channels[0])
 
     async def tenant(self, credit_nanos: int = 10 * USD) -> str:
         request = account_service_pb2.CreateTenantRequest(

@@ -27,10 +27,13 @@ async def test_other_parameters_are_refused(meter: Meter) -> None:
 
 
 async def test_a_claim_that_was_rolled_back_is_free_again(meter: Meter) -> None:
-    with pytest.raises(ZeroDivisionError):
+    async def claim_and_fail() -> None:
         async with meter.database.transaction() as connection:
             await idempotency.claim(connection, method="Test", idempotency_key="k", params=(), subject_id="first")
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await claim_and_fail()
     assert await claim(meter, "second", params=()) is None
 
 
