@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import tempfile
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol, TypeVar
 
 from darkroom import errors
@@ -61,10 +62,12 @@ class Spooled(NamedTuple):
 
 
 class Receiver:
-    """Receives at most `uploads_max` files at once into `directory` (None: the system's)."""
+    """Receives at most `uploads_max` files at once into `directory` (made if missing; empty: the system's)."""
 
-    def __init__(self, *, directory: str | None, uploads_max: int, chunk_timeout_s: float) -> None:
-        self._directory = directory
+    def __init__(self, *, directory: str, uploads_max: int, chunk_timeout_s: float) -> None:
+        if directory:
+            Path(directory).mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._directory = directory or None
         self._free = uploads_max
         self._chunk_timeout_s = chunk_timeout_s
 

@@ -146,3 +146,14 @@ async def test_a_put_whose_bytes_are_swept_before_its_row_stores_them_again(rig:
     media = await rig.media.put(upload(), chunks)
     assert swept == [1]
     assert b"".join([chunk async for chunk in rig.media.read(media)]) == RAW
+
+
+async def test_a_cloud_signs_its_own_urls(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in [("ACCESS_KEY_ID", "key"), ("SECRET_ACCESS_KEY", "secret"), ("REGION", "eu-west-1")]:
+        monkeypatch.setenv(f"AWS_{name}", value)
+    media = await rig.put()
+    cloud = store.Store(rig.database, blobs.open_store("s3://bucket/prefix"))
+    url = await cloud.url(media, expires_in_s=60.0)
+    assert url is not None
+    assert f"/prefix/media/ten_a/{media.sha256}?" in url
+    assert "X-Amz-Expires=60&" in url

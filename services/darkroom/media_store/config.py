@@ -28,3 +28,11 @@ class Config(settings.Room):
     )
     sweep_interval_s: float = settings.field(60.0, doc="between two sweeps of what has expired", low=0.01, high=86_400)
     orphan_age_s: float = settings.field(86_400.0, doc="age at which bytes that nothing refers to go", low=0, high=1e7)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        on_disk = self.blob_url.startswith(("file:", "memory:"))
+        if on_disk and not self.public_url and not settings.is_loopback(self.http_address):
+            raise settings.SettingsError(
+                "DARKROOM_PUBLIC_URL must say how clients reach DARKROOM_HTTP_ADDRESS, which is not on loopback"
+            )

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 
 from aiohttp import web
 
-from darkroom import blobs, postgres, rpc, tokens, uploads
+from darkroom import blobs, postgres, rpc, settings, tokens, uploads
 from darkroom.api.media_store.v1 import media_service_pb2_grpc
 from darkroom.media_store import config as room_config
 from darkroom.media_store import loop, sign, store
@@ -27,7 +27,7 @@ async def serve(config: room_config.Config, *, ready: Callable[[str], None] | No
                 credential=tokens.ServiceCredential(config.service_secret, ROOM),
             )
         )
-        media = store.Store(database, blobs.open_store(config.blob_url))
+        media = store.Store(database, _blobs(config))
         signer = sign.Signer(config.service_secret)
         http_url = await stack.enter_async_context(_http(config, files.Files(media, signer).application()))
         tasks = await stack.enter_async_context(rpc.background())
@@ -36,7 +36,7 @@ async def serve(config: room_config.Config, *, ready: Callable[[str], None] | No
             media,
             settings=config,
             receiver=uploads.Receiver(
-                directory=config.spool_dir or None,
+                directory=config.spool_dir,
                 uploads_max=config.uploads_max,
                 chunk_timeout_s=config.chunk_timeout_s,
             ),
@@ -55,7 +55,17 @@ async def _http(config: room_config.Config, application: web.Application) -> Asy
     await runner.setup()
     try:
         host, _, port = config.http_address.rpartition(":")
-        await web.TCPSite(runner, host.strip("[]"), int(port)).start()
+        try:
+            await web.TCPSite(runner, host.strip("[]"), int(port)).start()
+        except (OSError, ValueError) as error:
+            raise settings.SettingsError("DARKROOM_HTTP_ADDRESS must be host:port, and not taken") from error
         yield f"http://{host}:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
+
+
+def _blobs(config: room_config.Config) -> blobs.Blobs:
+    try:
+        return blobs.open_store(config.blob_url)
+    except ValueError as error:
+        raise settings.SettingsError(f"DARKROOM_BLOB_URL: {error}") from error
