@@ -5,7 +5,18 @@ import subprocess
 import sys
 
 TOP = pathlib.Path(__file__).parents[2]
-HEAVY = ("torch", "diffusers", "transformers", "grpc", "asyncpg", "numpy", "rich", "opentelemetry", "obstore", "aiohttp")
+HEAVY = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "grpc",
+    "asyncpg",
+    "numpy",
+    "rich",
+    "opentelemetry",
+    "obstore",
+    "aiohttp",
+)
 
 
 def test_the_import_contracts_hold() -> None:
@@ -25,14 +36,13 @@ except SystemExit:
 loaded = [name for name in {HEAVY!r} if name in sys.modules]
 assert not loaded, loaded
 """
-    verdict = subprocess.run([sys.executable, "-c", code], cwd=TOP, capture_output=True, text=True, timeout=60, check=False)
+    verdict = subprocess.run(
+        [sys.executable, "-c", code], cwd=TOP, capture_output=True, text=True, timeout=60, check=False
+    )
     assert verdict.returncode == 0, verdict.stderr
     assert "generate" in verdict.stdout
 
 
 def test_the_kernels_stand_alone() -> None:
-    code = (
-        "import sys, darkroom_kernels; "
-        "assert not [m for m in ('darkroom', 'grpc', 'diffusers') if m in sys.modules]"
-    )
+    code = "import sys, darkroom_kernels; assert not [m for m in ('darkroom', 'grpc', 'diffusers') if m in sys.modules]"
     subprocess.run([sys.executable, "-c", code], cwd=TOP, check=True, timeout=120)

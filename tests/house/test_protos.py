@@ -27,7 +27,10 @@ MODULES = (
     model_service_pb2,
 )
 METHODS = [
-    method for module in MODULES for service in module.DESCRIPTOR.services_by_name.values() for method in service.methods
+    method
+    for module in MODULES
+    for service in module.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
 ]
 
 

@@ -37,12 +37,10 @@ test_of.__test__ = False  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_every_room_has_its_files(room: str) -> None:
-    folder = SERVICES / room
-    for name in ("README.md", "server.py", "config.py", "domain.py"):
-        package = folder / name.removesuffix(".py") / "__init__.py"
-        assert (folder / name).is_file() or package.is_file(), f"{room} has no {name}"
-    assert (folder / "servicer.py").is_file() or (folder / "servicer" / "__init__.py").is_file()
+@pytest.mark.parametrize("role", ["README.md", "server.py", "servicer.py", "config.py", "domain.py"])
+def test_every_room_has_its_files(room: str, role: str) -> None:
+    file = SERVICES / room / role
+    assert file.is_file() or (file.with_suffix("") / "__init__.py").is_file(), f"{room} has no {role}"
 
 
 def test_every_source_file_has_a_test() -> None:
@@ -90,7 +88,7 @@ def test_no_file_is_named_for_nothing() -> None:
 
 
 def test_no_unsafe_loading() -> None:
-    unsafe = re.compile(r"\bpickle\b|torch\.load\(|yaml\.load\(|trust_remote_code=True|\beval\(|\bexec\(")
+    unsafe = re.compile(r"\bpickle\b|torch\.load\(|yaml\.load\(|trust_remote_code=True|(?<![.\w])eval\(|(?<![.\w])exec\(")
     found = [
         f"{path.relative_to(TOP)}: {match.group()}"
         for path in source_files()

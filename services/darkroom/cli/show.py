@@ -5,7 +5,6 @@ Protobuf messages come in; text on stdout goes out. Progress goes to stderr, so 
 
 import json
 import pathlib
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -21,8 +20,8 @@ from darkroom.api.types.v1 import money_pb2
 
 PICTURE_COLUMNS = 48  # two pixels a character cell, one above the other: 48 x 24 cells
 
-out = console.Console(highlight=False)
-err = console.Console(stderr=True, highlight=False)
+out = console.Console(highlight=False, soft_wrap=True)
+err = console.Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def as_dict(answer: message.Message) -> dict[str, Any]:
@@ -78,7 +77,9 @@ def bar() -> progress.Progress:
 
 
 def picture(path: pathlib.Path) -> None:
-    """Print a picture in the terminal, small; nothing if it cannot be shown there."""
+    """Print a picture in the terminal, small; nothing where there are no colours."""
+    if out.color_system is None:
+        return
     try:
         from PIL import Image
     except ImportError:  # a control image has no Pillow: the file is there all the same
@@ -162,8 +163,3 @@ def bill(charge: billing_pb.Charge) -> None:
     )
     gpu = f"{charge.usage.gpu_time_us / 1e6:.6f} GPU-seconds"
     out.print(f"total {amount(charge.amount)}   {gpu}   POSTED as {charge.transaction_id}")
-
-
-def is_terminal() -> bool:
-    """Whether a person looks at stdout."""
-    return sys.stdout.isatty()
