@@ -31,6 +31,7 @@ _AWAY = (
     asyncpg.OperatorInterventionError,  # shutting down, starting up, terminated
     asyncpg.InsufficientResourcesError,  # disk full, too many connections
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a connection that the server has just ended, before asyncpg has noticed
     OSError,
     TimeoutError,
 )

@@ -115,6 +115,13 @@ class Runner(runner_service_pb2_grpc.RunnerServiceServicer):
         """The generations that go on here."""
         return [key[0] for key in self._live]
 
+    def finish_all(self) -> None:
+        """Complete everything aboard now, whatever steps are left."""
+        for assign in self.assigned:
+            if task := self._live.get(_plain(assign.key)):
+                self._conclude(_plain(assign.key), pb.WorkResponse(completed=completed(assign)))
+                task.cancel()
+
     async def Work(
         self, request_iterator: AsyncIterator[pb.WorkRequest], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.WorkResponse]:
@@ -129,18 +136,14 @@ class Runner(runner_service_pb2_grpc.RunnerServiceServicer):
         stream.put_nowait(self._listing())
         for outcome in self._outcomes.values():
             stream.put_nowait(outcome)
-        async with asyncio.TaskGroup() as tasks:
-            helpers = [
-                tasks.create_task(self._take(request_iterator)),
-                tasks.create_task(self._beat(stream)),
-            ]
-            try:
-                while (message := await stream.get()) is not None:
-                    if not self.behaviour.frozen:
-                        yield message
-            finally:
-                for helper in helpers:
-                    helper.cancel()
+        helpers = [self._go(self._take(request_iterator)), self._go(self._beat(stream))]
+        try:
+            while (message := await stream.get()) is not None:
+                if not self.behaviour.frozen:
+                    yield message
+        finally:
+            for helper in helpers:
+                helper.cancel()
         raise errors.Unavailable("the stream was broken")
 
     def _listing(self) -> pb.WorkResponse:
