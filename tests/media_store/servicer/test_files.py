@@ -1,7 +1,6 @@
 import asyncio
 
 import aiohttp
-import pytest
 from google.protobuf import duration_pb2
 
 from darkroom import ids
@@ -48,23 +47,23 @@ async def test_head_tells_without_the_bytes(room: Room) -> None:
         assert response.headers["Accept-Ranges"] == "bytes"
 
 
-@pytest.mark.parametrize(
-    ("asked", "begin", "end"),
-    [
-        ("bytes=0-3", 0, 4),
-        ("bytes=4-", 4, None),
-        ("bytes=-5", -5, None),
-        ("bytes=3-99999", 3, None),
-        ("bytes=0-0", 0, 1),
-    ],
-)
-async def test_a_range_gives_its_bytes(room: Room, asked: str, begin: int, end: int | None) -> None:
+RANGES = [
+    ("bytes=0-3", 0, 4),
+    ("bytes=4-", 4, None),
+    ("bytes=-5", -5, None),
+    ("bytes=3-99999", 3, None),
+    ("bytes=0-0", 0, 1),
+]
+
+
+async def test_a_range_gives_its_bytes(room: Room) -> None:
     url = await sign(room, (await room.put(TENANT, RAW)).media_id)
-    async with aiohttp.request("GET", url, headers={"Range": asked}) as response:
-        assert response.status == 206
-        assert await response.read() == RAW[begin:end]
-        first, last, _ = slice(begin, end).indices(len(RAW))
-        assert response.headers["Content-Range"] == f"bytes {first}-{last - 1}/{len(RAW)}"
+    for asked, begin, end in RANGES:
+        async with aiohttp.request("GET", url, headers={"Range": asked}) as response:
+            assert response.status == 206
+            assert await response.read() == RAW[begin:end]
+            first, last, _ = slice(begin, end).indices(len(RAW))
+            assert response.headers["Content-Range"] == f"bytes {first}-{last - 1}/{len(RAW)}"
 
 
 async def test_a_range_outside_is_refused_and_nonsense_ignored(room: Room) -> None:
