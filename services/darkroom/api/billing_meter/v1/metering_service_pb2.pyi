@@ -237,8 +237,8 @@ class Outcome(_message.Message):
 
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
-        """The charge the scheduler computed with the shared pricing function and kept from the lease; the meter computes it
-        again and refuses another amount with INVALID_ARGUMENT.
+        """The charge the scheduler computed with the shared pricing function and kept from the lease, 0 if it is free; the meter
+        computes it again and refuses another amount with AMOUNT_MISMATCH.
         """
 
     def __init__(
@@ -299,7 +299,9 @@ class RecordedOutcome(_message.Message):
     generation_id: _builtins.str
     """The generation."""
     refusal: _builtins.str
-    """Why it was not recorded, such as "PAYLOAD_CONFLICT"; empty means it was."""
+    """Why it was not recorded; empty means it was. "PAYLOAD_CONFLICT": the generation was recorded with other contents.
+    "AMOUNT_MISMATCH", "PRICE_NOT_FOUND", "CURRENCY_MISMATCH", "TENANT_NOT_FOUND": nothing is recorded for it yet.
+    """
     @_builtins.property
     def charge(self) -> _billing_service_pb2.Charge:
         """Its charge, when recorded now or before."""

@@ -84,8 +84,8 @@ class MeteringServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RecordOutcomes(self, request, context):
-        """Records finished generations, each exactly once: the same generation again returns the stored outcome, and other
-        contents under the same id are ALREADY_EXISTS. Each outcome is one transaction: usage, charge, ledger, hold.
+        """Records finished generations, each exactly once: the same generation again returns the stored outcome. Each outcome is
+        written whole or not at all: usage, charge, ledger, hold. What cannot be recorded is refused by itself, in its answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,8 +42,8 @@ class MeteringServiceStub:
     ReleaseLease: _grpc.UnaryUnaryMultiCallable[_metering_service_pb2.ReleaseLeaseRequest, _metering_service_pb2.ReleaseLeaseResponse]
     """Gives unspent money of grants back to the tenant. The same release_id releases once."""
     RecordOutcomes: _grpc.UnaryUnaryMultiCallable[_metering_service_pb2.RecordOutcomesRequest, _metering_service_pb2.RecordOutcomesResponse]
-    """Records finished generations, each exactly once: the same generation again returns the stored outcome, and other
-    contents under the same id are ALREADY_EXISTS. Each outcome is one transaction: usage, charge, ledger, hold.
+    """Records finished generations, each exactly once: the same generation again returns the stored outcome. Each outcome is
+    written whole or not at all: usage, charge, ledger, hold. What cannot be recorded is refused by itself, in its answer.
     """
 
 @_typing.type_check_only
@@ -60,8 +60,8 @@ class MeteringServiceAsyncStub(MeteringServiceStub):
     ReleaseLease: _aio.UnaryUnaryMultiCallable[_metering_service_pb2.ReleaseLeaseRequest, _metering_service_pb2.ReleaseLeaseResponse]  # type: ignore[assignment]
     """Gives unspent money of grants back to the tenant. The same release_id releases once."""
     RecordOutcomes: _aio.UnaryUnaryMultiCallable[_metering_service_pb2.RecordOutcomesRequest, _metering_service_pb2.RecordOutcomesResponse]  # type: ignore[assignment]
-    """Records finished generations, each exactly once: the same generation again returns the stored outcome, and other
-    contents under the same id are ALREADY_EXISTS. Each outcome is one transaction: usage, charge, ledger, hold.
+    """Records finished generations, each exactly once: the same generation again returns the stored outcome. Each outcome is
+    written whole or not at all: usage, charge, ledger, hold. What cannot be recorded is refused by itself, in its answer.
     """
 
 class MeteringServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -99,8 +99,8 @@ class MeteringServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _metering_service_pb2.RecordOutcomesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_metering_service_pb2.RecordOutcomesResponse, _abc.Awaitable[_metering_service_pb2.RecordOutcomesResponse]]:
-        """Records finished generations, each exactly once: the same generation again returns the stored outcome, and other
-        contents under the same id are ALREADY_EXISTS. Each outcome is one transaction: usage, charge, ledger, hold.
+        """Records finished generations, each exactly once: the same generation again returns the stored outcome. Each outcome is
+        written whole or not at all: usage, charge, ledger, hold. What cannot be recorded is refused by itself, in its answer.
         """
 
 def add_MeteringServiceServicer_to_server(servicer: MeteringServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
