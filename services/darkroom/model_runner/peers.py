@@ -31,7 +31,7 @@ PATIENCE_S = 30.0
 
 _patient = tenacity.retry(
     retry=tenacity.retry_if_exception_type(errors.Unavailable),
-    wait=tenacity.wait_exponential_jitter(initial=0.1, max=2.0, jitter=0.1),
+    wait=tenacity.wait_random_exponential(multiplier=0.1, max=2.0),
     stop=tenacity.stop_after_delay(PATIENCE_S),
     reraise=True,
 )
