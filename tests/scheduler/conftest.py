@@ -11,7 +11,7 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from darkroom import ids, postgres, rpc, tokens
+from darkroom import errors, ids, postgres, rpc, tokens
 from darkroom.api.billing_meter.v1 import (
     account_service_pb2,
     account_service_pb2_grpc,
@@ -231,7 +231,9 @@ class Room:
 
         async def stop() -> None:
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            (ended,) = await asyncio.gather(task, return_exceptions=True)
+            if isinstance(ended, Exception):  # not the cancellation: the room itself broke
+                raise ended
 
         self._stack.push_async_callback(stop)
         await asyncio.wait([task, address], return_when=asyncio.FIRST_COMPLETED)
@@ -272,3 +274,16 @@ async def eventually(holds: Callable[[], Awaitable[bool]], *, within_s: float = 
     async with asyncio.timeout(within_s):
         while not await holds():  # noqa: ASYNC110  # the condition is in a database
             await asyncio.sleep(0.02)
+
+
+async def refusal(call: Awaitable[object]) -> errors.DarkroomError:
+    """Make a call that must be refused; why."""
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await call
+    return rpc.from_rpc_error(refused.value)
+
+
+def fields_of(error: errors.DarkroomError) -> list[str]:
+    """The fields that an InvalidArgument names."""
+    assert isinstance(error, errors.InvalidArgument), error
+    return [violation.field for violation in error.violations]

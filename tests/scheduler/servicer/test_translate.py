@@ -1,0 +1,50 @@
+import dataclasses
+import datetime
+from pathlib import Path
+
+from darkroom import catalog, pricing
+from darkroom.api.scheduler.v1 import generation_pb2
+from darkroom.scheduler.domain import generation as domain
+from darkroom.scheduler.servicer import translate
+from tests.scheduler import conftest, test_history
+
+NOW = datetime.datetime(2026, 1, 1, 12, 0, 0, 250_000, tzinfo=datetime.UTC)
+
+
+def test_every_part_of_a_finished_one_is_told() -> None:
+    noun = test_history.generation(
+        generation_id="gen_1",
+        input=conftest.request().SerializeToString(),
+        priority=domain.Priority.BATCH,
+        tags={"team": "a"},
+        finished_at=NOW,
+        runner_id="run_1",
+        usage=dataclasses.asdict(pricing.Quantities(gpu_time_us=5, steps=7, images=1, pixels=9)),
+        stages={"queued_us": 3, "denoise_us": 4},
+        artifacts=[{"media_id": "med_1", "media_type": "image/png", "size_bytes": "12", "seed": "7"}],
+        error={"reason": "POISONED", "message": "It killed three runners.", "retryable": False},
+        estimate_nanos=11,
+    )
+    told = translate.generation(noun)
+    assert told.generation_id == "gen_1"
+    assert told.state == generation_pb2.GENERATION_STATE_SUCCEEDED
+    assert told.priority == domain.Priority.BATCH
+    assert told.image.prompt == "a red circle"
+    assert dict(told.tags) == {"team": "a"}
+    assert told.finished_at.ToDatetime(tzinfo=datetime.UTC) == NOW
+    assert not told.HasField("deadline")
+    assert (told.usage.gpu_time_us, told.usage.pixels) == (5, 9)
+    assert (told.stages.queued_us, told.stages.denoise_us) == (3, 4)
+    assert (told.artifacts[0].media_id, told.artifacts[0].size_bytes, told.artifacts[0].seed) == ("med_1", 12, 7)
+    assert (told.error.reason, told.error.retryable) == ("POISONED", False)
+    assert (told.estimate.nanos, told.runner_id) == (11, "run_1")
+
+
+def test_states_go_both_ways() -> None:
+    for state in domain.State:
+        assert translate.state_filter(translate.state(state)) == state.value
+    assert translate.state_filter(generation_pb2.GENERATION_STATE_UNSPECIFIED) == ""
+
+
+def test_runners_are_told_with_a_model(catalog_dir: Path) -> None:
+    assert translate.model(catalog.load(catalog_dir)[conftest.MODEL], runners=3).runners == 3
