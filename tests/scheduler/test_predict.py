@@ -22,10 +22,12 @@ def with_(thing, **changes):
 
 
 @pytest.mark.parametrize(
-    ("size", "name"), [((64, 64), "64x64"), ((832, 480, 81), "832x480x81"), ((128, 64, 1), "128x64")]
+    ("size", "name"),
+    [((64, 64), "64x64"), ((832, 480, 81), "832x480x81"), ((128, 64, 1), "128x64")],
 )
 def test_shape(size, name):
-    assert predict.shape(*size) == name
+    assert predict.shape(*size, guided=False) == name
+    assert predict.shape(*size, guided=True) == f"{name} guided"
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,18 @@ from darkroom.scheduler.domain import fleet
 FOREIGN_MAX = 0.98  # a device used up by others still makes some way, and divisions stay finite
 
 
-def shape(width: int, height: int, frames: int = 1) -> str:
-    """Name the bucket under which step costs of this size are kept: "64x64", with several frames "832x480x81"."""
-    return f"{width}x{height}" if frames <= 1 else f"{width}x{height}x{frames}"
+def shape(width: int, height: int, frames: int = 1, *, guided: bool) -> str:
+    """Name the bucket under which step costs of this size are kept: "64x64", "832x480x81 guided".
+
+    Guided work (classifier-free guidance above 1) computes each step twice.
+    """
+    size = f"{width}x{height}" if frames <= 1 else f"{width}x{height}x{frames}"
+    return measured(size, guided=guided)
+
+
+def measured(size: str, *, guided: bool) -> str:
+    """The bucket's name from the size as runners report it."""
+    return f"{size} guided" if guided else size
 
 
 def work_us(job: fleet.Job, runner: fleet.Runner) -> int:

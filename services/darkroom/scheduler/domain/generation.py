@@ -57,7 +57,7 @@ class New:
     rates: dict[str, Any]  # pricing.Rates
     work_us: int
     steps_total: int
-    shape: str = ""  # predict.shape(...)
+    shape: str  # predict.shape(...)
     deadline_us: int | None  # from acceptance
 
 
@@ -79,7 +79,7 @@ class Generation:
     rates: dict[str, Any]
     work_us: int
     steps_total: int
-    shape: str = ""  # what step costs are measured by: "64x64", "832x480x81"
+    shape: str = ""  # what step costs are measured by: "64x64", "832x480x81 guided"
     steps_done: int
     sequence: int
     created_at: datetime

@@ -12,7 +12,6 @@ from google.protobuf import json_format
 
 from darkroom import errors, postgres
 from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
-from darkroom.scheduler import predict
 from darkroom.scheduler.config import Config
 from darkroom.scheduler.loop import link
 from darkroom.scheduler.store import fleet as fleet_store
@@ -54,9 +53,9 @@ class Forecast:
         self._runners, self._step_us = dict(runners), slowest
         self._work_us = {(load.model, load.priority): load.work_us for load in loads}
 
-    def step_cost_us(self, model: str, width: int, height: int) -> int | None:
+    def step_cost_us(self, model: str, shape: str) -> int | None:
         """Microseconds of one row's step on the slowest runner that measured this shape; None if none did."""
-        return self._step_us.get((model, predict.shape(width, height)))
+        return self._step_us.get((model, shape))
 
     def runners(self, model: str) -> int:
         """Runners that take work for the model."""

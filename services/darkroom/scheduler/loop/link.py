@@ -14,7 +14,7 @@ import grpc
 from google.protobuf import json_format
 
 from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
-from darkroom.scheduler import foreign
+from darkroom.scheduler import foreign, predict
 from darkroom.scheduler.domain import fleet
 from darkroom.scheduler.peers import runner as peer
 from darkroom.scheduler.store import fleet as fleet_store
@@ -146,7 +146,8 @@ def step_costs(heartbeat: pb.Heartbeat) -> dict[tuple[str, str], int]:
     """The cost of one row's step by model and shape, from the smallest batch measured of each."""
     fewest: dict[tuple[str, str], pb.StepCost] = {}
     for cost in heartbeat.step_costs:
-        known = fewest.get((cost.model, cost.shape))
+        key = cost.model, predict.measured(cost.shape, guided=cost.guided)
+        known = fewest.get(key)
         if cost.rows > 0 and (known is None or cost.rows < known.rows):
-            fewest[cost.model, cost.shape] = cost
+            fewest[key] = cost
     return {key: cost.step_us // cost.rows for key, cost in fewest.items()}

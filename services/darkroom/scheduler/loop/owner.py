@@ -14,7 +14,8 @@ import time
 from darkroom import errors
 from darkroom.scheduler import leases
 from darkroom.scheduler.domain import fleet
-from darkroom.scheduler.loop.pool import Pool, Setup
+from darkroom.scheduler.loop.pool import Pool
+from darkroom.scheduler.loop.tenure import Setup
 from darkroom.scheduler.store import fleet as fleet_store
 from darkroom.scheduler.store import pools
 

@@ -46,7 +46,7 @@ class Backlog(Protocol):
 class Forecast(Protocol):
     """`loop.forecast.Forecast`: what the fleet has measured, as this replica knows it."""
 
-    def step_cost_us(self, model: str, width: int, height: int) -> int | None:
+    def step_cost_us(self, model: str, shape: str) -> int | None:
         """One step of one image; None if nobody measured it."""
         ...
 
@@ -97,7 +97,9 @@ class Acceptance:
             model=entry.name,
         )
         price = await self.prices.of(entry.name)
-        measured_us = self.forecast.step_cost_us(entry.name, image.width, image.height)
+        guided = entry.guidance == "true_cfg" and image.guidance_scale > 1
+        shape = predict.shape(image.width, image.height, guided=guided)
+        measured_us = self.forecast.step_cost_us(entry.name, shape)
         cost = estimate.estimate(
             image,
             rates=price.rates,
@@ -123,7 +125,7 @@ class Acceptance:
             rates=dataclasses.asdict(price.rates),
             work_us=cost.work_us,
             steps_total=cost.steps_total,
-            shape=predict.shape(image.width, image.height),
+            shape=shape,
             deadline_us=deadline_us,
         )
 

@@ -90,7 +90,8 @@ class Attempts:
                 return None
             generation = generations.read(row)
             end = ending(generation)
-            end = end._replace(stages={**(end.stages or {}), "queued_us": row["queued_us"]})
+            stages = end.stages or {}
+            end = end._replace(stages={**stages, "queued_us": row["queued_us"] + stages.get("queued_us", 0)})
             await _close(connection, generation, end.state.value)
             return await generations.end(connection, generation, end)
 
