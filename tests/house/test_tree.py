@@ -88,7 +88,9 @@ def test_no_file_is_named_for_nothing() -> None:
 
 
 def test_no_unsafe_loading() -> None:
-    unsafe = re.compile(r"\bpickle\b|torch\.load\(|yaml\.load\(|trust_remote_code=True|(?<![.\w])eval\(|(?<![.\w])exec\(")
+    unsafe = re.compile(
+        r"\bpickle\b|torch\.load\(|yaml\.load\(|trust_remote_code=True|(?<![.\w])eval\(|(?<![.\w])exec\("
+    )
     found = [
         f"{path.relative_to(TOP)}: {match.group()}"
         for path in source_files()
