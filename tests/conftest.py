@@ -1,5 +1,5 @@
 """Fixtures that every room's tests share: one real PostgreSQL per test process, a fresh database for each test, free
-ports.
+ports, one whole platform.
 """
 
 import secrets
@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from darkroom import embedded_postgres
+from tests import platforms
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +47,10 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[platforms.Platform]:
+    """A whole platform that serves, shared by all tests of this process that do not break it."""
+    with platforms.running(tmp_path_factory.mktemp("platform") / "home") as started:
+        yield started

@@ -60,6 +60,12 @@ class EmbeddedPostgres:
         self._port = _free_port()
         self._launch()
 
+    def attach(self) -> None:
+        """Speak for the server that another process started in this directory; EmbeddedPostgresError if none runs."""
+        if not self._is_running():
+            raise EmbeddedPostgresError(f"no server runs in {self._directory}")
+        self._port = int((self._data / "postmaster.pid").read_text().splitlines()[3])
+
     def stop(self) -> None:
         """Stop the server, ending open connections; nothing happens if it does not run."""
         if self._is_running():

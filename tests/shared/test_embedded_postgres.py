@@ -53,6 +53,16 @@ async def test_a_second_start_finds_the_data_and_replaces_a_server_left_over(ser
         await _ask(server.url(), "SELECT 1")
 
 
+async def test_another_process_can_speak_for_it(server, directory, tmp_path):
+    other = embedded_postgres.EmbeddedPostgres(directory, durable=False)
+    other.attach()
+    assert other.url() == server.url()
+    other.restart(immediate=True)
+    assert await _ask(server.url(), "SELECT 42") == 42
+    with pytest.raises(embedded_postgres.EmbeddedPostgresError, match="no server runs"):
+        embedded_postgres.EmbeddedPostgres(tmp_path).attach()
+
+
 async def test_create_database_is_idempotent(server):
     server.create_database("pictures")
     server.create_database("pictures")
