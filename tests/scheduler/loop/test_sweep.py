@@ -1,0 +1,32 @@
+from google.protobuf import duration_pb2
+
+from darkroom.api.scheduler.v1 import generation_pb2
+from tests.scheduler.conftest import Room, eventually
+
+
+async def test_a_waiting_one_ends_at_its_deadline(room: Room) -> None:
+    tenant = await room.tenant()
+    made = await tenant.create(deadline=duration_pb2.Duration(nanos=100_000_000))
+
+    async def ended() -> bool:
+        return bool((await tenant.get(made.generation_id)).state == generation_pb2.GENERATION_STATE_CANCELLED)
+
+    await eventually(ended)
+    told = await tenant.get(made.generation_id)
+    assert told.error.reason == "DEADLINE_EXCEEDED"
+    assert told.finished_at.ToMicroseconds() >= told.deadline.ToMicroseconds()
+
+
+async def test_old_keys_and_messages_are_forgotten(idle_room: Room) -> None:
+    await idle_room.start(idempotency_retention_s=1.0, sweep_interval_s=0.05, lease_idle_s=0.1)
+    tenant = await idle_room.tenant()
+    made = await tenant.create(idempotency_key="key")
+
+    async def forgotten() -> bool:
+        return not await idle_room.database.fetchval(
+            "SELECT (SELECT count(*) FROM idempotency) + (SELECT count(*) FROM spending_grant) + (SELECT count(*) FROM outbox)"
+        )
+
+    await eventually(forgotten)
+    again = await tenant.create(idempotency_key="key")
+    assert again.generation_id != made.generation_id
