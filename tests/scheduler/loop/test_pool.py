@@ -3,7 +3,7 @@ import hashlib
 
 from darkroom import ids
 from darkroom.api.model_runner.v1 import runner_service_pb2 as work_pb
-from darkroom.scheduler.fakes import runner as fakes
+from darkroom.scheduler.fakes import results
 from tests.scheduler import stage
 from tests.scheduler.conftest import MODEL, eventually
 
@@ -158,7 +158,7 @@ async def test_a_stale_completion_is_acknowledged_and_changes_nothing(room, tena
             (ids.new("gen"), assign.key.owner_epoch, 1),
         ):
             key = work_pb.AttemptKey(generation_id=generation_id, owner_epoch=epoch, attempt=attempt)
-            completed = fakes.completed(assign)
+            completed = results.completed(assign)
             completed.key.CopyFrom(key)
             runner.answer(work_pb.WorkResponse(completed=completed))
         await eventually(lambda: _true(len(runner.acknowledged) == 4))

@@ -1,14 +1,13 @@
 """A runner with no accelerator: real gRPC, and every number computable by hand.
 
-Tests start a `Runner`, let it register, and a scheduler finds it. An attempt takes `step_s` per step and output, uses exactly `STEP_US`
-of GPU time for each, and yields one artifact per image whose sha256 is that of "<prompt>:<seed>". It can die, freeze, break
+Tests start a `Runner`, let it register, and a scheduler finds it. An attempt takes `step_s` per step and output, and yields what
+`results` says. It can die, freeze, break
 its streams, kill itself over a prompt, and send outcomes that nobody asked for.
 """
 
 import asyncio
 import contextlib
 import dataclasses
-import hashlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -18,9 +17,9 @@ from darkroom import errors, ids, rpc, settings, tokens
 from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
 from darkroom.api.model_runner.v1 import runner_service_pb2_grpc
 from darkroom.api.scheduler.v1 import fleet_service_pb2, fleet_service_pb2_grpc, generation_pb2
-from darkroom.api.types.v1 import device_pb2, media_pb2, money_pb2
+from darkroom.api.types.v1 import device_pb2
+from darkroom.scheduler.fakes import results
 
-STEP_US = 1_000
 MEMORY_BYTES = 1_000_000_000
 HEARTBEAT_S = 0.05
 
@@ -119,7 +118,7 @@ class Runner(runner_service_pb2_grpc.RunnerServiceServicer):
         """Complete everything aboard now, whatever steps are left."""
         for assign in self.assigned:
             if task := self._live.get(_plain(assign.key)):
-                self._conclude(_plain(assign.key), pb.WorkResponse(completed=completed(assign)))
+                self._conclude(_plain(assign.key), pb.WorkResponse(completed=results.completed(assign)))
                 task.cancel()
 
     async def Work(
@@ -150,7 +149,7 @@ class Runner(runner_service_pb2_grpc.RunnerServiceServicer):
         listing = pb.Listing(runner_id=self.runner_id, live=[_proto(key) for key in self._live])
         return pb.WorkResponse(listing=listing)
 
-    async def _beat(self, stream: "asyncio.Queue[pb.WorkResponse | None]") -> None:
+    async def _beat(self, stream: asyncio.Queue[pb.WorkResponse | None]) -> None:
         while True:
             stream.put_nowait(pb.WorkResponse(heartbeat=self._heartbeat()))
             await asyncio.sleep(HEARTBEAT_S)
@@ -209,13 +208,13 @@ class Runner(runner_service_pb2_grpc.RunnerServiceServicer):
             while done < total or self.behaviour.waits_over in assign.image.prompt:
                 await asyncio.sleep(self.behaviour.step_s)
                 done += 1
-                self._busy_us += STEP_US
+                self._busy_us += results.STEP_US
                 progress = pb.Progress(key=assign.key, steps_done=min(done, total), steps_total=total)
                 self._say(pb.WorkResponse(progress=progress))
         except asyncio.CancelledError:
-            self._conclude(key, pb.WorkResponse(cancelled=pb.Cancelled(key=assign.key, usage=_usage(done))))
+            self._conclude(key, pb.WorkResponse(cancelled=pb.Cancelled(key=assign.key, usage=results.usage(done))))
             raise
-        self._conclude(key, pb.WorkResponse(completed=completed(assign)))
+        self._conclude(key, pb.WorkResponse(completed=results.completed(assign)))
 
     def _end(self, key: _Key) -> None:
         if task := self._live.get(key):
@@ -256,36 +255,6 @@ class Runner(runner_service_pb2_grpc.RunnerServiceServicer):
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         return task
-
-
-def completed(assign: pb.Assign) -> pb.Completed:
-    """The success of an attempt: an artifact per image, STEP_US of GPU time per step and image."""
-    image = assign.image
-    count = max(image.num_images, 1)
-    artifacts = [_artifact(assign, image.seed + index) for index in range(count)]
-    usage = _usage(image.steps * count)
-    usage.images = count
-    usage.pixels = image.width * image.height * count
-    stages = generation_pb2.StageTimes(prepare_us=10, denoise_us=usage.gpu_time_us, decode_us=20, encode_us=5)
-    return pb.Completed(key=assign.key, artifacts=artifacts, usage=usage, stages=stages)
-
-
-def _artifact(assign: pb.Assign, seed: int) -> media_pb2.Artifact:
-    image = assign.image
-    digest = hashlib.sha256(f"{image.prompt}:{seed}".encode()).hexdigest()
-    return media_pb2.Artifact(
-        media_id=f"med_{digest[:32]}",
-        media_type="image/png",
-        sha256=digest,
-        size_bytes=100,
-        width=image.width,
-        height=image.height,
-        seed=seed,
-    )
-
-
-def _usage(steps: int) -> money_pb2.Usage:
-    return money_pb2.Usage(gpu_time_us=steps * STEP_US, steps=steps)
 
 
 def _plain(key: pb.AttemptKey) -> _Key:

@@ -26,6 +26,7 @@ SELECT waiting.* FROM line, LATERAL (
            extract(epoch FROM g.deadline - clock_timestamp())::float8 AS deadline_s
     FROM generation g WHERE g.state = 'QUEUED' AND (g.model, g.priority, g.tenant_id)
         = (line.model, line.priority, line.tenant_id) AND NOT g.cancel_requested
+        AND (g.deadline IS NULL OR g.deadline > clock_timestamp())
     ORDER BY g.deadline, g.created_at LIMIT $2) waiting
 """
 
