@@ -8,6 +8,7 @@ import asyncio
 import importlib.resources
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from typing import NamedTuple
 
 import grpc
 
@@ -22,6 +23,18 @@ from darkroom.scheduler.store import outbox as outbox_store
 from darkroom.scheduler.store import spending as spending_store
 
 
+class _Parts(NamedTuple):
+    """What both halves are built from."""
+
+    config: Config
+    models: Mapping[str, catalog.ModelEntry]
+    database: postgres.Database
+    bell: bell.Bell
+    forecast: forecast.Forecast
+    meter: billing.Billing
+    loras: loras.Loras
+
+
 async def serve(config: Config, *, ready: Callable[[str], None] | None = None) -> None:
     """Run one replica; `ready` is called with its address once it answers."""
     entries = await asyncio.to_thread(catalog.load, config.catalog_dir)
@@ -33,12 +46,20 @@ async def serve(config: Config, *, ready: Callable[[str], None] | None = None) -
         meter = await stack.enter_async_context(_channel(config, config.billing_meter_address))
         lora_store = await stack.enter_async_context(_channel(config, config.lora_store_address))
         tasks = await stack.enter_async_context(rpc.background())
+        parts = _Parts(
+            config=config,
+            models=entries,
+            database=database,
+            bell=bell.Bell(database, interval_s=config.bell_interval_s),
+            forecast=forecast.Forecast(database, config),
+            meter=billing.Billing(meter),
+            loras=loras.Loras(lora_store, service_secret=config.service_secret),
+        )
         server = rpc.Server(config, room="scheduler", verify_key=rpc.RemoteKeyVerifier(meter))
-        the_bell = bell.Bell(database, interval_s=config.bell_interval_s)
-        tasks.create_task(the_bell.run())
-        the_forecast = forecast.Forecast(database, config)
-        _add_front(server, tasks, config, entries, database, the_bell, billing.Billing(meter), lora_store, the_forecast)
-        _add_back(server, tasks, owner.Setup(config, database, entries, the_bell), the_forecast)
+        tasks.create_task(parts.bell.run())
+        tasks.create_task(parts.forecast.run())
+        _add_front(server, tasks, parts)
+        _add_back(server, tasks, parts)
         await server.run(ready)
 
 
@@ -47,63 +68,49 @@ def _channel(config: Config, address: str) -> grpc.aio.Channel:
     return rpc.channel(address, tls=rpc.tls(config), credential=credential)
 
 
-def _add_front(
-    server: rpc.Server,
-    tasks: rpc.server.Background,
-    config: Config,
-    entries: Mapping[str, catalog.ModelEntry],
-    database: postgres.Database,
-    the_bell: bell.Bell,
-    meter: billing.Billing,
-    lora_store: grpc.aio.Channel,
-    the_forecast: forecast.Forecast,
-) -> None:
+def _add_front(server: rpc.Server, tasks: rpc.server.Background, parts: _Parts) -> None:
     """The half that callers see: accept, show, watch, bill."""
-    store, changes = generations.Generations(database), events.Events(database)
-    commits = creates.Creates(database, the_bell, batch_max=config.create_batch_max)
-    funds = spending.Funds(spending_store.Spending(database), meter, config)
-    waiting = backlog.Backlog(store, config)
-    follower = follow.Follow(changes, the_bell, poll_interval_s=config.poll_interval_s)
-    pages = page_tokens.PageTokens(config.service_secret)
-    for work in (
-        commits.run(),
-        funds.run(),
-        waiting.run(),
-        follower.run(),
-        outbox.Relay(outbox_store.Outbox(database), meter, config).run(the_bell),
-        sweep.run(database, the_bell, config),
-    ):
-        tasks.create_task(work)
-    acceptance = create.Acceptance(
-        models=entries,
-        creates=commits,
-        prices=billing.Prices(meter, cache_s=config.prices_cache_s),
-        loras=loras.Loras(lora_store, service_secret=config.service_secret),
-        funds=funds,
-        backlog=waiting,
-        forecast=the_forecast,
-        price_safety_factor=config.price_safety_factor,
-    )
+    config, database = parts.config, parts.database
+    changes, pages = events.Events(database), page_tokens.PageTokens(config.service_secret)
+    follower = follow.Follow(changes, parts.bell, poll_interval_s=config.poll_interval_s)
     servicer = generation.GenerationServicer(
-        acceptance=acceptance,
-        store=store,
+        acceptance=_acceptance(tasks, parts),
+        store=generations.Generations(database),
         changes=changes,
         follower=follower,
-        the_bell=the_bell,
+        the_bell=parts.bell,
         pages=pages,
         explanations=explain.Explain(database, seen_within_s=config.runner_lease_s),
     )
+    catalogue = models.ModelServicer(parts.models, parts.forecast, pages)
     server.add(generation_service_pb2_grpc.add_GenerationServiceServicer_to_server, servicer)
-    server.add(
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server, models.ModelServicer(entries, the_forecast, pages)
+    server.add(model_service_pb2_grpc.add_ModelServiceServicer_to_server, catalogue)
+    tasks.create_task(follower.run())
+    tasks.create_task(outbox.Relay(outbox_store.Outbox(database), parts.meter, config).run(parts.bell))
+    tasks.create_task(sweep.run(database, parts.bell, config))
+
+
+def _acceptance(tasks: rpc.server.Background, parts: _Parts) -> create.Acceptance:
+    config, database = parts.config, parts.database
+    commits = creates.Creates(database, parts.bell, batch_max=config.create_batch_max)
+    funds = spending.Funds(spending_store.Spending(database), parts.meter, config)
+    waiting = backlog.Backlog(generations.Generations(database), config)
+    for work in (commits.run(), funds.run(), waiting.run()):
+        tasks.create_task(work)
+    return create.Acceptance(
+        models=parts.models,
+        creates=commits,
+        prices=billing.Prices(parts.meter, cache_s=config.prices_cache_s),
+        loras=parts.loras,
+        funds=funds,
+        backlog=waiting,
+        forecast=parts.forecast,
+        price_safety_factor=config.price_safety_factor,
     )
 
 
-def _add_back(
-    server: rpc.Server, tasks: rpc.server.Background, setup: owner.Setup, the_forecast: forecast.Forecast
-) -> None:
+def _add_back(server: rpc.Server, tasks: rpc.server.Background, parts: _Parts) -> None:
     """The half that runners see: register, own pools, place, finish."""
-    servicer = fleet.FleetServicer(setup.database, setup.config)
+    servicer = fleet.FleetServicer(parts.database, parts.config)
     server.add(fleet_service_pb2_grpc.add_FleetServiceServicer_to_server, servicer)
-    tasks.create_task(owner.run(setup))
-    tasks.create_task(the_forecast.run())
+    tasks.create_task(owner.run(owner.Setup(parts.config, parts.database, parts.models, parts.bell)))

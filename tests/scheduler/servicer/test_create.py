@@ -33,7 +33,7 @@ async def test_bad_input_is_refused_and_nothing_is_stored(room: Room, tenant: Te
     unknown = await refusal(tenant.generations.CreateGeneration(request(model="no-such-model")))
     assert isinstance(unknown, errors.NotFound)
     for table in ("generation", "idempotency", "spending_lease", "spending_grant"):
-        assert await room.database.fetchval(f"SELECT count(*) FROM {table}") == 0  # noqa: S608  # our own names
+        assert await room.database.fetchval(f"SELECT count(*) FROM {table}") == 0  # our own names
 
 
 async def test_fifty_concurrent_submits_are_one_generation(room: Room, tenant: Tenant) -> None:

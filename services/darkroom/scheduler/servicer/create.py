@@ -11,6 +11,7 @@ from typing import Protocol
 
 from darkroom import catalog, errors, ids
 from darkroom.api.scheduler.v1 import generation_service_pb2 as pb
+from darkroom.api.types.v1 import inputs_pb2
 from darkroom.scheduler import admit, estimate, predict
 from darkroom.scheduler.domain import generation as domain
 from darkroom.scheduler.peers import billing, loras
@@ -97,18 +98,14 @@ class Acceptance:
             model=entry.name,
         )
         price = await self.prices.of(entry.name)
-        guided = entry.guidance == "true_cfg" and image.guidance_scale > 1
-        shape = predict.shape(image.width, image.height, guided=guided)
-        measured_us = self.forecast.step_cost_us(entry.name, shape)
+        shape = _shape(image, entry)
         cost = estimate.estimate(
             image,
             rates=price.rates,
-            step_us=measured_us or estimate.step_cost_us(image, entry),
+            step_us=self.forecast.step_cost_us(entry.name, shape) or estimate.step_cost_us(image, entry),
             safety_factor=self.price_safety_factor,
         )
-        deadline_us = admit.deadline_us(filled)
-        wait_us = self.forecast.wait_us(entry.name, filled.priority) or 0
-        estimate.check_deadline(deadline_us=deadline_us, wait_us=wait_us, work_us=cost.work_us)
+        self._check_deadline(filled, cost)
         return domain.New(
             generation_id=generation_id,
             tenant_id=tenant_id,
@@ -126,8 +123,12 @@ class Acceptance:
             work_us=cost.work_us,
             steps_total=cost.steps_total,
             shape=shape,
-            deadline_us=deadline_us,
+            deadline_us=admit.deadline_us(filled),
         )
+
+    def _check_deadline(self, filled: pb.CreateGenerationRequest, cost: estimate.Estimate) -> None:
+        wait_us = self.forecast.wait_us(filled.model, filled.priority) or 0
+        estimate.check_deadline(deadline_us=admit.deadline_us(filled), wait_us=wait_us, work_us=cost.work_us)
 
     async def _commit(self, new: domain.New) -> domain.Generation:
         for _ in range(LEASE_TRIES_MAX):
@@ -141,3 +142,8 @@ class Acceptance:
                 self.backlog.added(new.tenant_id)
             return generation
         raise errors.Unavailable("the tenant's money is spent faster than it is set aside")
+
+
+def _shape(image: inputs_pb2.ImageInput, entry: catalog.ModelEntry) -> str:
+    guided = entry.guidance == "true_cfg" and image.guidance_scale > 1
+    return predict.shape(image.width, image.height, guided=guided)
