@@ -18,7 +18,7 @@ CANCELLED = generation_pb2.GENERATION_STATE_CANCELLED
 FINAL = {SUCCEEDED, FAILED, CANCELLED}
 
 #: Leases and graces short enough for tests, long enough for a busy machine.
-QUICK = {"lease_s": 1.5, "renew_interval_s": 0.2, "stream_grace_s": 1.0, "tick_interval_s": 0.05}
+QUICK = {"lease_s": 1.5, "renew_interval_s": 0.2, "stream_grace_s": 1.0, "silence_s_max": 1.0, "tick_interval_s": 0.05}
 
 
 @contextlib.asynccontextmanager

@@ -45,7 +45,10 @@ class Config(settings.Room):
     renew_interval_s: float = settings.field(
         1.0, doc="how often ownership is renewed and looked for", low=0.02, high=20
     )
-    stream_grace_s: float = settings.field(3.0, doc="a runner silent for this long is lost", low=0.2, high=60)
+    stream_grace_s: float = settings.field(3.0, doc="a runner without a stream for this long is lost", low=0.2, high=60)
+    silence_s_max: float = settings.field(
+        10.0, doc="a runner whose stream is open but silent for this long is lost", low=0.2, high=600
+    )
     runner_grace_s: float = settings.field(
         10.0, doc="a runner drops its attempts after this without a stream; longer than a take-over", low=0.2, high=600
     )

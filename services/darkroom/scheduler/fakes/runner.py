@@ -33,6 +33,8 @@ class Behaviour:
     step_s: float = 0.002
     utilization_percent: int = 0  # by other processes
     step_costs: list[pb.StepCost] = dataclasses.field(default_factory=list)
+    memory_used_bytes: int = 0
+    resident: tuple[str, ...] | None = None  # None: all its models
     healthy: bool = True
     draining: bool = False
     frozen: bool = False  # says nothing more, on connections that stay open
@@ -157,14 +159,14 @@ class Runner(runner_service_pb2_grpc.RunnerServiceServicer):
     def _heartbeat(self) -> pb.Heartbeat:
         sample = device_pb2.DeviceSample(
             utilization_percent=self.behaviour.utilization_percent,
-            memory_used_bytes=0,
+            memory_used_bytes=self.behaviour.memory_used_bytes,
             memory_total_bytes=MEMORY_BYTES,
             healthy=self.behaviour.healthy,
             unhealthy_reason="" if self.behaviour.healthy else "Xid 79: the device fell off the bus",
         )
         return pb.Heartbeat(
             sample=sample,
-            resident_models=self.models,
+            resident_models=self.models if self.behaviour.resident is None else self.behaviour.resident,
             step_costs=self.behaviour.step_costs,
             attempts=len(self._live),
             engine_idle=not self._live,

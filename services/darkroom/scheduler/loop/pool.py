@@ -106,7 +106,9 @@ class Pool:
             before_s = now_s
 
     def _is_dead(self, link: Link) -> bool:
-        return link.impostor or link.silence_s > self._config.stream_grace_s
+        # An open stream proves that the process is there: a busy machine may keep it from beating for seconds.
+        patience_s = self._config.silence_s_max if link.ready else self._config.stream_grace_s
+        return link.impostor or link.silence_s > patience_s
 
     async def _bury_dead(self) -> None:
         dead = {link.runner_id for link in self._links.values() if self._is_dead(link)}

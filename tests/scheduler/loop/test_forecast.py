@@ -1,0 +1,60 @@
+import asyncio
+
+import pytest
+
+from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
+from darkroom.scheduler.domain import generation as domain
+from darkroom.scheduler.loop import forecast
+from tests.scheduler import stage
+from tests.scheduler.conftest import MODEL, eventually
+
+
+@pytest.fixture
+def expected(room):
+    return forecast.Forecast(room.database, room.config())
+
+
+async def test_it_knows_nothing_before_it_has_read(expected):
+    assert expected.step_cost_us(MODEL, "64x64") is None
+    assert expected.wait_us(MODEL, 2) is None
+    assert expected.runners(MODEL) == 0
+
+
+async def test_what_runners_measured_and_what_waits_is_known_on_any_replica(room, tenant, expected):
+    async with stage.runners(room, "node-a", "node-b") as both:
+        for runner, step_us in zip(both, (300, 500), strict=True):
+            runner.behaviour.step_costs = [
+                pb.StepCost(model=MODEL, shape="64x64", rows=1, step_us=step_us, guided=True),
+                pb.StepCost(model=MODEL, shape="64x64", rows=1, step_us=step_us // 2),
+            ]
+            runner.behaviour.waits_over = "circle"
+
+        async def measured() -> bool:
+            await expected.refresh()
+            return expected.step_cost_us(MODEL, "64x64 guided") == 500  # the slowest
+
+        await eventually(measured)
+        assert expected.step_cost_us(MODEL, "64x64") == 250
+        assert expected.step_cost_us(MODEL, "96x96") is None
+        assert expected.runners(MODEL) == 2
+        assert expected.wait_us(MODEL, domain.Priority.BATCH) == 0
+        for priority in (domain.Priority.STANDARD, domain.Priority.STANDARD, domain.Priority.BATCH):
+            await tenant.create(priority=priority)
+        await expected.refresh()
+        works = await room.database.fetch("SELECT priority, sum(work_us)::int AS us FROM generation GROUP BY priority")
+        by_priority = {row["priority"]: row["us"] for row in works}
+        assert expected.wait_us(MODEL, domain.Priority.INTERACTIVE) == 0
+        assert expected.wait_us(MODEL, domain.Priority.STANDARD) == by_priority[2] // 2
+        assert expected.wait_us(MODEL, domain.Priority.BATCH) == sum(by_priority.values()) // 2
+
+
+async def test_it_reads_again_by_itself(room, expected):
+    task = asyncio.create_task(expected.run())
+    async with stage.runners(room, "node-a"):
+
+        async def seen() -> bool:
+            return expected.runners(MODEL) == 1
+
+        await eventually(seen)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

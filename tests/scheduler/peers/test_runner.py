@@ -1,0 +1,57 @@
+import datetime
+
+import pytest
+
+from darkroom import pricing
+from darkroom.api.scheduler.v1 import generation_service_pb2
+from darkroom.api.types.v1 import inputs_pb2, money_pb2
+from darkroom.scheduler.domain import fleet
+from darkroom.scheduler.peers import runner as peer
+
+KEY = fleet.Key("gen_1", 7, 2)
+
+
+def begun(deadline=None, **inputs):
+    accepted = generation_service_pb2.CreateGenerationRequest(model="m", idempotency_key="secret", **inputs)
+    attempt = fleet.Attempt(KEY, "ten_1", "m", "run_1", True, 5)
+    return fleet.Begun(attempt, "sha256:0", accepted.SerializeToString(), 3, deadline)
+
+
+def test_hello_says_who_owns_and_how_long_to_wait():
+    hello = peer.hello(fleet.Fence("pool", "replica-1", 7), runner_grace_s=2.5).hello
+    assert (hello.pool, hello.owner_id, hello.owner_epoch) == ("pool", "replica-1", 7)
+    assert hello.stream_grace.ToTimedelta() == datetime.timedelta(seconds=2.5)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"image": inputs_pb2.ImageInput(prompt="a red circle", steps=3, seed=5)},
+        {"video": inputs_pb2.VideoInput(prompt="a red circle", num_frames=9)},
+        {"audio": inputs_pb2.AudioInput(prompt="a bell", duration_us=5)},
+    ],
+)
+def test_an_assignment_carries_the_accepted_input(inputs):
+    deadline = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
+    assign = peer.assign(begun(deadline, **inputs), capability="token").assign
+    assert peer.key(assign.key) == KEY
+    assert (assign.tenant_id, assign.model, assign.model_revision) == ("ten_1", "m", "sha256:0")
+    assert (assign.priority, assign.capability, assign.solo) == (3, "token", True)
+    assert assign.deadline.ToDatetime(datetime.UTC) == deadline
+    [(kind, wanted)] = inputs.items()
+    assert getattr(assign, kind) == wanted
+
+
+def test_without_a_deadline_none_is_sent():
+    assign = peer.assign(begun(image=inputs_pb2.ImageInput(prompt="x")), capability="token").assign
+    assert not assign.HasField("deadline")
+
+
+def test_cancels_and_acknowledgements_name_the_attempt():
+    assert peer.key(peer.cancel(KEY).cancel.key) == KEY
+    assert peer.key(peer.acknowledge(KEY).acknowledge.key) == KEY
+
+
+def test_usage_is_never_negative():
+    message = money_pb2.Usage(gpu_time_us=-1, steps=2, images=3, pixels=-4, media_duration_us=5, training_steps=6)
+    assert peer.usage(message) == pricing.Quantities(steps=2, images=3, media_duration_us=5, training_steps=6)
