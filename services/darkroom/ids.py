@@ -9,7 +9,7 @@ import re
 import secrets
 import time
 
-PREFIXES = frozenset({"gen", "ten", "key", "lora", "med", "run", "req", "lea", "chg", "txn"})
+PREFIXES = frozenset({"gen", "ten", "key", "lora", "med", "run", "req", "lea", "chg", "txn", "pri"})
 
 _BODY = re.compile(r"[0-9a-f]{32}")
 

@@ -94,10 +94,6 @@ class Database:
         async with self.acquire() as connection:
             await connection.executemany(sql, rows)
 
-    async def ping(self) -> None:
-        """Return if the database answers; Unavailable if not."""
-        await self.fetchval("SELECT 1")
-
     async def migrate(self, directory: importlib.resources.abc.Traversable) -> None:
         """Bring the schema up to date with the directory's `NNNN_name.sql` files; safe from several processes at once.
 

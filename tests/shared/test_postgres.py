@@ -123,6 +123,6 @@ async def test_a_restart_breaks_only_what_was_under_way(tmp_path):
             assert await database.fetchval("SELECT count(*) FROM thing") == 0
             await asyncio.to_thread(server.stop)
             with pytest.raises(errors.Unavailable):
-                await database.ping()
+                await database.fetchval("SELECT 1")
     finally:
         await asyncio.to_thread(server.stop)

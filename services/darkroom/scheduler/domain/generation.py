@@ -31,13 +31,6 @@ class Priority(enum.IntEnum):
     BATCH = 3
 
 
-class Cost(NamedTuple):
-    """What a generation can take at most, known before it is accepted."""
-
-    work_us: int
-    estimate_nanos: int
-
-
 @dataclass(frozen=True, kw_only=True)
 class New:
     """A request that was checked and priced, ready to be made durable."""
