@@ -19,7 +19,8 @@ import torch
 from darkroom.model_runner.pocket import autoencoder, export, flow, networks
 
 VAE_STEPS = 1_200
-FLOW_STEPS = 7_500
+DECODER_STEPS = 1_000
+FLOW_STEPS = 7_000
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 """Names of glibc's malloc.h for `mallopt`."""
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/pocket-image"), help="folder for unfinished work")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--vae-steps", type=int, default=VAE_STEPS)
+    parser.add_argument("--decoder-steps", type=int, default=DECODER_STEPS)
     parser.add_argument("--steps", type=int, default=FLOW_STEPS, help="steps of the transformer")
     parser.add_argument("--scenes", type=int, default=flow.SCENES, help="pictures to learn from")
     parser.add_argument("--threads", type=int, default=2)
@@ -83,13 +85,17 @@ def train(arguments: argparse.Namespace) -> str:
 
 
 def _autoencoder(vae: diffusers.AutoencoderKL, arguments: argparse.Namespace) -> diffusers.AutoencoderKL:
-    """The taught autoencoder: from the work folder if it is there, otherwise by teaching it."""
-    kept = arguments.work / "vae"
-    if not kept.exists():
+    """The taught autoencoder: each of its two lessons from the work folder if it is there."""
+    rough, sharp = arguments.work / "vae", arguments.work / "vae-sharp"
+    if not rough.exists():
         report = progress("autoencoder", every=50)
         autoencoder.learn(vae, steps=arguments.vae_steps, seed=arguments.seed, report=report)
-        vae.save_pretrained(kept)
-    return diffusers.AutoencoderKL.from_pretrained(kept).eval()
+        vae.save_pretrained(rough)
+    if not sharp.exists():
+        vae, report = diffusers.AutoencoderKL.from_pretrained(rough), progress("decoder", every=50)
+        autoencoder.sharpen(vae, steps=arguments.decoder_steps, seed=arguments.seed + 2, report=report)
+        vae.save_pretrained(sharp)
+    return diffusers.AutoencoderKL.from_pretrained(sharp).eval()
 
 
 if __name__ == "__main__":

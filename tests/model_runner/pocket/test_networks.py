@@ -1,0 +1,49 @@
+"""The networks are the real classes, small, and made the same from the same seed."""
+
+import diffusers
+import pytest
+import torch
+
+from darkroom.model_runner.pocket import networks, scenes
+
+
+def test_the_same_seed_makes_the_same_networks(fresh: networks.Networks) -> None:
+    again, other = networks.build(seed=0), networks.build(seed=1)
+    assert torch.equal(fresh.transformer.x_embedder.weight, again.transformer.x_embedder.weight)
+    assert not torch.equal(fresh.transformer.x_embedder.weight, other.transformer.x_embedder.weight)
+
+
+def test_everything_fits_into_eight_megabytes(fresh: networks.Networks) -> None:
+    taught = (fresh.transformer, fresh.vae, fresh.text_encoder, fresh.text_encoder_2)
+    assert sum(weight.numel() for network in taught for weight in network.parameters()) * 2 <= 8_000_000
+
+
+def test_every_word_of_the_world_is_one_token_for_both_encoders(fresh: networks.Networks) -> None:
+    for word in scenes.words():
+        assert len(fresh.tokenizer(word).input_ids) == 3, "start, word, end"
+        assert len(fresh.tokenizer_2(word).input_ids) == 2, "word, end"
+        assert fresh.tokenizer_2.unk_token_id not in fresh.tokenizer_2(word).input_ids
+
+
+def test_other_words_are_unknown_to_t5_and_letters_to_clip(fresh: networks.Networks) -> None:
+    assert fresh.tokenizer_2.unk_token_id in fresh.tokenizer_2("zebra").input_ids
+    assert fresh.tokenizer.unk_token_id not in fresh.tokenizer("zebra").input_ids[1:-1]
+
+
+def test_the_longest_prompt_fits(fresh: networks.Networks) -> None:
+    longest = "a small red circle left of a large blue square on a white background"
+    assert len(fresh.tokenizer(longest).input_ids) <= networks.TOKENS_MAX
+    assert len(fresh.tokenizer_2(longest).input_ids) <= networks.TOKENS_MAX
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_pipeline_makes_a_picture_of_the_native_size(fresh: networks.Networks) -> None:
+    pipeline = networks.pipeline(fresh)
+    assert isinstance(pipeline, diffusers.FluxPipeline)
+    pipeline.set_progress_bar_config(disable=True)
+    side = scenes.SIZE_PX
+    made = pipeline(
+        "a red circle", num_inference_steps=1, width=side, height=side, max_sequence_length=networks.TOKENS_MAX
+    )
+    assert made.images[0].size == (side, side)
+    assert pipeline.vae_scale_factor * networks.LATENT_SIZE == side
