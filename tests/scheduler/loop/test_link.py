@@ -149,5 +149,12 @@ def test_the_cost_of_one_row_is_that_of_the_smallest_batch():
         pb.StepCost(model="m", shape="64x64", rows=2, step_us=600),
         pb.StepCost(model="m", shape="64x64", rows=1, step_us=900, guided=True),
         pb.StepCost(model="m", shape="96x96", rows=0, step_us=900),
+        pb.StepCost(model="k", shape="64x64", rows=1, step_us=-900),
+        pb.StepCost(model="l", shape="64x64", rows=1, step_us=2**63 - 1),
     ]
-    assert links.step_costs(pb.Heartbeat(step_costs=costs)) == {("m", "64x64"): 300, ("m", "64x64 guided"): 900}
+    assert links.step_costs(pb.Heartbeat(step_costs=costs)) == {
+        ("m", "64x64"): 300,
+        ("m", "64x64 guided"): 900,
+        ("k", "64x64"): 1,
+        ("l", "64x64"): links.STEP_US_MAX,
+    }

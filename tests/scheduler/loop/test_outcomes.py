@@ -52,6 +52,11 @@ def test_success_is_charged_by_its_usage():
     assert end.artifacts == [{"media_id": "med_1", "size_bytes": str(2**40), "seed": "7"}]
 
 
+def test_what_a_database_cannot_hold_is_taken_out():
+    message = pb.Completed(artifacts=[media_pb2.Artifact(media_id="med\0_1")])
+    assert outcomes.succeeded(message)(generation()).artifacts == [{"media_id": "med_1"}]
+
+
 def test_a_charge_never_exceeds_the_estimate():
     assert outcomes.succeeded(completed(gpu_time_us=10**12))(generation()).charge_nanos == 1_000
 
@@ -66,7 +71,7 @@ def test_a_runner_that_reports_less_than_nothing_gives_no_credit():
     [
         ({}, {"reason": "FAILED", "message": "The request cannot be carried out.", "retryable": False}),
         (
-            {"reason": "ADAPTER_INVALID", "message": "It is bad.", "retryable": True},
+            {"reason": "ADAPTER_INVALID", "message": "It is\0 bad.", "retryable": True},
             {"reason": "ADAPTER_INVALID", "message": "It is bad.", "retryable": True},
         ),
     ],

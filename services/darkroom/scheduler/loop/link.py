@@ -20,6 +20,7 @@ from darkroom.scheduler.peers import runner as peer
 from darkroom.scheduler.store import fleet as fleet_store
 
 REDIAL_S = 0.2
+STEP_US_MAX = 3600 * 1_000_000
 
 _log = logging.getLogger(__name__)
 
@@ -150,4 +151,4 @@ def step_costs(heartbeat: pb.Heartbeat) -> dict[tuple[str, str], int]:
         known = fewest.get(key)
         if cost.rows > 0 and (known is None or cost.rows < known.rows):
             fewest[key] = cost
-    return {key: cost.step_us // cost.rows for key, cost in fewest.items()}
+    return {key: min(max(cost.step_us // cost.rows, 1), STEP_US_MAX) for key, cost in fewest.items()}

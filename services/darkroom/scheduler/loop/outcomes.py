@@ -5,6 +5,7 @@ since the price depends on it. Success is charged, failure is free, cancelled wo
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from google.protobuf import json_format
 
@@ -22,7 +23,7 @@ def succeeded(message: pb.Completed) -> Ending:
     """Its artifacts are stored: charge what it used."""
     used = peer.usage(message.usage)
     stages = {field.name: int(value) for field, value in message.stages.ListFields()}
-    artifacts = [json_format.MessageToDict(one, preserving_proto_field_name=True) for one in message.artifacts]
+    artifacts = [_clean(json_format.MessageToDict(one, preserving_proto_field_name=True)) for one in message.artifacts]
 
     def end(generation: domain.Generation) -> generations.End:
         return generations.End(
@@ -43,6 +44,7 @@ def failed(message: pb.Failed) -> Ending:
         "message": message.error.message or "The request cannot be carried out.",
         "retryable": message.error.retryable,
     }
+    error = _clean(error)
     used = peer.usage(message.usage)
     return lambda generation: generations.End(state=domain.State.FAILED, usage=used, free_reason="FAILED", error=error)
 
@@ -64,3 +66,8 @@ def cancelled(usage: pricing.Quantities, *, charges_used_steps: bool) -> Ending:
 def _charge(generation: domain.Generation, used: pricing.Quantities) -> int:
     rates = pricing.Rates(**generation.rates)
     return price.charge_nanos(rates, used, estimate_nanos=generation.estimate_nanos)
+
+
+def _clean(fields: dict[str, Any]) -> dict[str, Any]:
+    """Take out of texts what PostgreSQL's jsonb refuses, so that no outcome can be impossible to commit."""
+    return {name: value.replace("\0", "") if isinstance(value, str) else value for name, value in fields.items()}
