@@ -131,6 +131,7 @@ async def connect(database_url: str, *, schema: str, pool_size_max: int = 10) ->
         timeout=ACQUIRE_TIMEOUT_S,
         command_timeout=COMMAND_TIMEOUT_S,
         init=_prepare_connection,
+        reset=_keep_session,
         server_settings={
             "search_path": schema,
             "application_name": f"darkroom-{schema}",
@@ -156,6 +157,13 @@ async def _close(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
 
 async def _prepare_connection(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
     await connection.set_type_codec("jsonb", schema="pg_catalog", encoder=json.dumps, decoder=json.loads)
+
+
+async def _keep_session(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """Do nothing on release: open transactions are rolled back all the same, and the rooms leave no session state behind.
+
+    asyncpg's own RESET ALL is one more round trip for each statement.
+    """
 
 
 @contextlib.contextmanager

@@ -32,13 +32,13 @@ async def test_a_lease_that_runs_low_is_filled_ahead_of_need(room: Room, tenant:
 
 async def test_a_lost_answer_is_asked_for_again_under_the_same_id(room: Room, tenant: Tenant) -> None:
     store = spending.Spending(room.database)
-    lost = money.Grant(ids.new("lea"), tenant.tenant_id, "USD", 3 * ESTIMATE_NANOS, 1)
+    lost = money.Grant(ids.new("lea"), tenant.tenant_id, "USD", 9 * ESTIMATE_NANOS, 1)
     await store.ask(lost)  # and the replica died before the answer came
     await tenant.create()
     assert await store.asked() == []
     lease = await store.lease(tenant.tenant_id)
-    assert lease.remaining_nanos == 2 * ESTIMATE_NANOS, "its own create needed no other grant"
-    assert await held_nanos(tenant) == 3 * ESTIMATE_NANOS
+    assert lease.remaining_nanos == 8 * ESTIMATE_NANOS, "its own create needed no other grant"
+    assert await held_nanos(tenant) == 9 * ESTIMATE_NANOS
 
 
 async def test_old_lost_answers_are_settled_without_a_create(room: Room, tenant: Tenant) -> None:

@@ -93,9 +93,15 @@ async def test_a_free_model_needs_no_lease(store: creates.Creates) -> None:
 
 async def test_a_key_is_found_for_its_tenant_alone(store: creates.Creates) -> None:
     made = await store.submit(new(idempotency_key="mine", params_sha256=b"digest"))
-    assert await store.known(tenant_id=TENANT, idempotency_key="mine") == creates.Known(b"digest", made)
-    assert await store.known(tenant_id=ids.new("ten"), idempotency_key="mine") is None
-    assert await store.known(tenant_id=TENANT, idempotency_key="other") is None
+
+    async def known(tenant_id: str, key: str, params_sha256: bytes = b"digest") -> domain.Generation | None:
+        return await store.known(tenant_id=tenant_id, idempotency_key=key, params_sha256=params_sha256)
+
+    assert await known(TENANT, "mine") == made
+    assert await known(ids.new("ten"), "mine") is None
+    assert await known(TENANT, "other") is None
+    with pytest.raises(errors.AlreadyExists):
+        await known(TENANT, "mine", b"other")
 
 
 async def test_whoever_waits_when_it_stops_is_told(database: postgres.Database) -> None:

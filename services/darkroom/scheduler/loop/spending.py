@@ -51,12 +51,7 @@ class Funds:
         self._waiting_nanos[tenant_id] += nanos
         try:
             async with self._lock(tenant_id):
-                await self._settle(tenant_id)
-                lease = await self._store.lease(tenant_id)
-                _check_currency(lease, currency)
-                if lease.remaining_nanos < nanos:
-                    missing_nanos = nanos - lease.remaining_nanos
-                    await self._ask(tenant_id, currency, self._wanted(tenant_id, lease), missing_nanos)
+                await self._fill(tenant_id, currency, nanos)
         finally:
             self._waiting_nanos[tenant_id] -= nanos
             if not self._waiting_nanos[tenant_id]:
@@ -74,6 +69,15 @@ class Funds:
                 await self._store.release_idle(idle_s=self._config.lease_idle_s)
             except errors.DarkroomError as error:
                 _log.warning("spending leases wait", extra={"reason": error.reason})
+
+    async def _fill(self, tenant_id: str, currency: str, nanos: int) -> None:
+        if _missing(await self._store.lease(tenant_id), currency, nanos) <= 0:
+            return  # what another waited for is enough for this one too
+        await self._settle(tenant_id)
+        lease = await self._store.lease(tenant_id)
+        missing_nanos = _missing(lease, currency, nanos)
+        if missing_nanos > 0:
+            await self._ask(tenant_id, currency, self._wanted(tenant_id, lease), missing_nanos)
 
     async def _top_up_all(self) -> None:
         now_s = time.monotonic()
@@ -130,8 +134,9 @@ class Funds:
         return self._locks.setdefault(tenant_id, asyncio.Lock())
 
 
-def _check_currency(lease: domain.Lease, currency: str) -> None:
+def _missing(lease: domain.Lease, currency: str, nanos: int) -> int:
     if lease.currency not in ("", currency):
         raise errors.FailedPrecondition(
             "CURRENCY_MISMATCH", f"the model is priced in {currency}, the account is in {lease.currency}"
         )
+    return nanos - lease.remaining_nanos

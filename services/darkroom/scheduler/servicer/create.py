@@ -1,4 +1,4 @@
-"""CreateGeneration's way in: check, look for its key, price, reserve, make durable.
+"""CreateGeneration's way in: check, price, reserve, make durable.
 
 A tenant's request comes in; a durable generation goes out, or an error that names what is wrong. Nothing is stored, and no peer is asked,
 before the request is known to be acceptable; the same key with the same parameters finds its generation whatever has changed since.
@@ -77,17 +77,21 @@ class Acceptance:
         """Return the durable generation for a tenant's request, new or known by its key."""
         entry = admit.check(request, self.models)
         params_sha256 = admit.params_sha256(request)
-        known = await self.creates.known(tenant_id=tenant_id, idempotency_key=request.idempotency_key)
-        if known is not None:
-            if known.params_sha256 != params_sha256:
-                raise errors.AlreadyExists("idempotency_key", request.idempotency_key)
-            return known.generation
-        self.backlog.check(tenant_id)
-        return await self._commit(await self._prepare(tenant_id, request, entry, params_sha256))
+        try:
+            new = await self._prepare(tenant_id, request, entry, params_sha256)
+        except errors.DarkroomError:  # whatever forbids it now: a request that was accepted before is answered
+            known = await self.creates.known(
+                tenant_id=tenant_id, idempotency_key=request.idempotency_key, params_sha256=params_sha256
+            )
+            if known is None:
+                raise
+            return known
+        return await self._commit(new)
 
     async def _prepare(
         self, tenant_id: str, request: pb.CreateGenerationRequest, entry: catalog.ModelEntry, params_sha256: bytes
     ) -> domain.New:
+        self.backlog.check(tenant_id)
         generation_id = ids.new("gen")
         filled = admit.fill(request, entry)
         image = filled.image

@@ -26,9 +26,7 @@ class LeaseShort(Exception):
 Outcome: TypeAlias = domain.Generation | errors.DarkroomError | LeaseShort
 
 
-class Known(NamedTuple):
-    """What an idempotency key stands for."""
-
+class _Known(NamedTuple):
     params_sha256: bytes
     generation: domain.Generation
 
@@ -48,10 +46,10 @@ class Creates:
         self._waiting: deque[_Waiting] = deque()
         self._work = asyncio.Event()
 
-    async def known(self, *, tenant_id: str, idempotency_key: str) -> Known | None:
-        """What the tenant's key stands for, if it was used."""
-        found = await _known(self._database, [(tenant_id, idempotency_key)])
-        return found.get((tenant_id, idempotency_key))
+    async def known(self, *, tenant_id: str, idempotency_key: str, params_sha256: bytes) -> domain.Generation | None:
+        """The generation that the tenant's key stands for, if it was used; AlreadyExists if for other parameters."""
+        found = (await _known(self._database, [(tenant_id, idempotency_key)])).get((tenant_id, idempotency_key))
+        return _same(found, idempotency_key, params_sha256) if found else None
 
     async def submit(self, new: domain.New) -> domain.Generation:
         """Make it durable; returned means committed.
@@ -115,11 +113,18 @@ async def insert(connection: postgres.Connection, batch: Sequence[domain.New]) -
     ]
 
 
-def _resolve(new: domain.New, known: Known | None) -> Outcome:
+def _resolve(new: domain.New, known: _Known | None) -> Outcome:
     if known is None:  # short itself, or a twin in the same batch was
         return LeaseShort()
-    if known.params_sha256 != new.params_sha256:
-        return errors.AlreadyExists("idempotency_key", new.idempotency_key)
+    try:
+        return _same(known, new.idempotency_key, new.params_sha256)
+    except errors.AlreadyExists as error:
+        return error
+
+
+def _same(known: _Known, idempotency_key: str, params_sha256: bytes) -> domain.Generation:
+    if known.params_sha256 != params_sha256:
+        raise errors.AlreadyExists("idempotency_key", idempotency_key)
     return known.generation
 
 
@@ -200,7 +205,7 @@ def _columns(new: domain.New) -> tuple[object, ...]:
 
 async def _known(
     reader: "postgres.Database | postgres.Connection", keys: Sequence[tuple[str, str]]
-) -> dict[tuple[str, str], Known]:
+) -> dict[tuple[str, str], _Known]:
     rows = await reader.fetch(
         "SELECT g.*, i.idempotency_key, i.params_sha256 FROM unnest($1::text[], $2::text[]) AS k(tenant_id, key)"
         " JOIN idempotency i ON i.tenant_id = k.tenant_id AND i.idempotency_key = k.key"
@@ -209,7 +214,7 @@ async def _known(
         [key for _, key in keys],
     )
     return {
-        (row["tenant_id"], row["idempotency_key"]): Known(row["params_sha256"], generations.read(row)) for row in rows
+        (row["tenant_id"], row["idempotency_key"]): _Known(row["params_sha256"], generations.read(row)) for row in rows
     }
 
 
