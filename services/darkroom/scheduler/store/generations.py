@@ -73,14 +73,14 @@ async def end(connection: postgres.Connection, generation: domain.Generation, en
     assert row is not None, "the caller holds its lock"
     ended = read(row)
     await events.append(connection, generation_id=ended.generation_id, sequence=ended.sequence, state=ended.state)
-    await spending.settle(
+    await outbox.add_outcome(
+        connection, ended, usage=end.usage, amount_nanos=end.charge_nanos, free_reason=end.free_reason
+    )
+    await spending.settle(  # last, for the lease's row is every finishing generation's of the tenant
         connection,
         tenant_id=ended.tenant_id,
         estimate_nanos=ended.estimate_nanos,
         charge_nanos=end.charge_nanos,
-    )
-    await outbox.add_outcome(
-        connection, ended, usage=end.usage, amount_nanos=end.charge_nanos, free_reason=end.free_reason
     )
     return ended
 
