@@ -118,18 +118,20 @@ class EmbeddedPostgres:
         _run("pg_ctl", *args, "-D", self._data)
 
     def _psql(self, sql: str) -> str:
-        return _run("psql", "--no-psqlrc", "-v", "ON_ERROR_STOP=1", "-qAtc", sql, "-d", self.url())
+        where = ("-h", "127.0.0.1", "-p", self._port, "-U", _USER, "-d", "postgres")
+        return _run("psql", "--no-psqlrc", "-v", "ON_ERROR_STOP=1", *where, "-qAtc", sql, password=self._password())
 
     def _password(self) -> str:
         return (self._directory / "password").read_text()
 
 
-def _run(program: str, *args: object) -> str:
+def _run(program: str, *args: object, password: str = "") -> str:
     """Run one of PostgreSQL's programs to its end; what it said."""
     # The server that pg_ctl leaves behind would keep a pipe open for ever: the output goes to a file.
     with tempfile.TemporaryFile("w+") as output:
         done = subprocess.run(
             _command(program, *args),
+            env={**os.environ, "PGPASSWORD": password},  # not in the arguments, which every user can read
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
