@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 from typing import NamedTuple
 
-from darkroom import errors
+from darkroom import errors, ids
 from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
 from darkroom.model_runner import messages
 from darkroom.model_runner.domain import AttemptFailed, AttemptKey
@@ -115,6 +115,15 @@ class Aboard:
         for key, stop in list(self._live.items()):
             self.end(key, messages.failed(key, _DRAINING))
             stop()
+
+    def start_anew(self) -> None:
+        """Taken for dead: others have the work by now. Drop it, end the stream, and go on as another runner."""
+        self._drop()
+        self._outcomes.clear()
+        self._note()
+        self.runner_id = ids.new("run")
+        if self._session is not None:
+            self._session.queue.put_nowait(None)
 
     async def idle(self) -> None:
         """Wait until nothing is live."""

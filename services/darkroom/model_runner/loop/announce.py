@@ -1,7 +1,7 @@
 """Telling that the runner lives: its registration with any scheduler replica, its heartbeats to the owner of its pool.
 
 The device's samples and the engine's snapshot come in; RegisterRunner calls and Heartbeat messages go out. A scheduler that is away is
-waited for, and complained of once.
+waited for, and complained of once. A runner that was taken for dead drops what it had and registers as another.
 """
 
 import asyncio
@@ -36,7 +36,8 @@ async def register(
     while True:
         try:
             timeout_s = max(interval_s, TIMEOUT_S_MIN)
-            await scheduler.register(identity, told, draining=attempts.draining, timeout_s=timeout_s)
+            present = identity._replace(runner_id=attempts.runner_id)
+            await scheduler.register(present, told, draining=attempts.draining, timeout_s=timeout_s)
             if not answered:
                 _log.info("the scheduler answers again")
             answered = True
@@ -44,6 +45,8 @@ async def register(
             if answered:
                 _log.warning("the scheduler does not register this runner; trying on", extra={"reason": error.reason})
             answered = False
+            if error.reason == "RUNNER_LOST":
+                attempts.start_anew()
         await asyncio.sleep(interval_s)
 
 
