@@ -269,7 +269,7 @@ async def tenant(room: Room) -> Tenant:
     return await room.tenant()
 
 
-async def eventually(holds: Callable[[], Awaitable[bool]], *, within_s: float = 20.0) -> None:
+async def eventually(holds: Callable[[], Awaitable[bool]], *, within_s: float = 60.0) -> None:
     """Wait until a condition holds; fails after `within_s`, which no passing test comes near."""
     async with asyncio.timeout(within_s):
         while not await holds():  # noqa: ASYNC110  # the condition is in a database
