@@ -34,6 +34,7 @@ def new(**fields: Any) -> domain.New:
         "steps_total": 7,
         "shape": "64x64",
         "deadline_us": None,
+        "expected_us": None,
         **fields,
     }
     return domain.New(**values)

@@ -21,7 +21,7 @@ async def store(database: postgres.Database) -> AsyncIterator[creates.Creates]:
 
 
 async def test_everything_is_kept(store: creates.Creates, database: postgres.Database) -> None:
-    asked = new(deadline_us=2_000_000)
+    asked = new(deadline_us=2_000_000, expected_us=1_000_000)
     made = await store.submit(asked)
     for field in ("generation_id", "tenant_id", "model", "input", "tags", "rates", "work_us", "steps_total", "shape"):
         assert getattr(made, field) == getattr(asked, field)
@@ -29,6 +29,8 @@ async def test_everything_is_kept(store: creates.Creates, database: postgres.Dat
     assert made.sequence == 1
     assert made.deadline is not None
     assert abs((made.deadline - made.created_at).total_seconds() - 2.0) < 0.01
+    assert made.expected_finish_at is not None
+    assert abs((made.expected_finish_at - made.created_at).total_seconds() - 1.0) < 0.01
     assert await lease(database) == (990, 10)
     assert await database.fetchval("SELECT array_agg(state) FROM generation_event") == ["QUEUED"]
 

@@ -52,6 +52,7 @@ class New:
     steps_total: int
     shape: str  # predict.shape(...)
     deadline_us: int | None  # from acceptance
+    expected_us: int | None  # predicted end, from acceptance; None if no runner is known
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from darkroom import catalog, errors, ids
+from darkroom import catalog, errors, ids, pricing
 from darkroom.api.scheduler.v1 import generation_service_pb2 as pb
 from darkroom.api.types.v1 import inputs_pb2
 from darkroom.scheduler import admit, estimate, predict
@@ -103,13 +103,9 @@ class Acceptance:
         )
         price = await self.prices.of(entry.name)
         shape = _shape(image, entry)
-        cost = estimate.estimate(
-            image,
-            rates=price.rates,
-            step_us=self.forecast.step_cost_us(entry.name, shape) or estimate.step_cost_us(image, entry),
-            safety_factor=self.price_safety_factor,
-        )
-        self._check_deadline(filled, cost)
+        cost = self._estimate(image, entry, price.rates, shape)
+        deadline_us, wait_us = admit.deadline_us(filled), self.forecast.wait_us(entry.name, filled.priority)
+        estimate.check_deadline(deadline_us=deadline_us, wait_us=wait_us or 0, work_us=cost.work_us)
         return domain.New(
             generation_id=generation_id,
             tenant_id=tenant_id,
@@ -127,12 +123,15 @@ class Acceptance:
             work_us=cost.work_us,
             steps_total=cost.steps_total,
             shape=shape,
-            deadline_us=admit.deadline_us(filled),
+            deadline_us=deadline_us,
+            expected_us=None if wait_us is None else wait_us + cost.work_us,
         )
 
-    def _check_deadline(self, filled: pb.CreateGenerationRequest, cost: estimate.Estimate) -> None:
-        wait_us = self.forecast.wait_us(filled.model, filled.priority) or 0
-        estimate.check_deadline(deadline_us=admit.deadline_us(filled), wait_us=wait_us, work_us=cost.work_us)
+    def _estimate(
+        self, image: inputs_pb2.ImageInput, entry: catalog.ModelEntry, rates: pricing.Rates, shape: str
+    ) -> estimate.Estimate:
+        step_us = self.forecast.step_cost_us(entry.name, shape) or estimate.step_cost_us(image, entry)
+        return estimate.estimate(image, rates=rates, step_us=step_us, safety_factor=self.price_safety_factor)
 
     async def _commit(self, new: domain.New) -> domain.Generation:
         for _ in range(LEASE_TRIES_MAX):
