@@ -10,7 +10,8 @@ import yaml
 
 TOP = pathlib.Path(__file__).parents[2]
 CHART = TOP / "helm" / "darkroom"
-CI = sorted(path.name for path in (CHART / "ci").glob("*-values.yaml"))
+VALUES = {path.name: path for path in [*sorted((CHART / "ci").glob("*.yaml")), TOP / "k8s" / "kind-values.yaml"]}
+CI = list(VALUES)
 ROOMS = {
     "scheduler": "scheduler",
     "loraStore": "lora_store",
@@ -36,7 +37,7 @@ def schema() -> Manifest:
 
 
 def ci(name: str) -> Manifest:
-    values: Manifest = yaml.safe_load((CHART / "ci" / name).read_text())
+    values: Manifest = yaml.safe_load(VALUES[name].read_text())
     return values
 
 
@@ -62,7 +63,7 @@ def render(values: Manifest) -> list[Manifest]:
 
 @functools.cache
 def rendered(name: str) -> list[Manifest]:
-    """What a file of ci/ renders to; not to be changed."""
+    """What a file of ci/ or k8s/ renders to; not to be changed."""
     return render(ci(name))
 
 

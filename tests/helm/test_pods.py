@@ -179,7 +179,8 @@ def test_what_is_written_goes_to_bounded_volumes(pod: chart.Manifest) -> None:
     writable = [mount for mount in container["volumeMounts"] if not mount.get("readOnly")]
     assert "/tmp" in [mount["mountPath"] for mount in writable]
     for mount in writable:
-        assert volumes[mount["name"]]["emptyDir"]["sizeLimit"]
+        volume = volumes[mount["name"]]
+        assert "persistentVolumeClaim" in volume or volume["emptyDir"]["sizeLimit"]
     for name, variable in chart.environment(pod).items():
         if name.endswith("CACHE_DIR"):
             assert any(variable["value"].startswith(mount["mountPath"] + "/") for mount in writable)
