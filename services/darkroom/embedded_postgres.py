@@ -6,6 +6,8 @@ for root the server runs as nobody, with the one capability that lets it reach i
 that only root may enter.
 """
 
+import contextlib
+import fcntl
 import importlib.util
 import os
 import secrets
@@ -13,7 +15,10 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+import psutil
 
 _NOBODY = 65534
 _AS_NOBODY = (
@@ -53,12 +58,13 @@ class EmbeddedPostgres:
 
     def start(self) -> None:
         """Make the data directory if there is none, and start on a free port; a server left over is stopped first."""
-        if not (self._data / "PG_VERSION").exists():
-            self._initialise()
-        elif self._is_running():
-            self.stop()
-        self._port = _free_port()
-        self._launch()
+        with self._alone():
+            if not (self._data / "PG_VERSION").exists():
+                self._initialise()
+            elif self._is_running():
+                self._pg_ctl("stop", "-m", "fast", "-w")
+            self._port = _free_port()
+            self._launch()
 
     def attach(self) -> None:
         """Speak for the server that another process started in this directory; EmbeddedPostgresError if none runs."""
@@ -68,13 +74,23 @@ class EmbeddedPostgres:
 
     def stop(self) -> None:
         """Stop the server, ending open connections; nothing happens if it does not run."""
-        if self._is_running():
-            self._pg_ctl("stop", "-m", "fast", "-w")
+        with self._alone():
+            if self._is_running():
+                self._pg_ctl("stop", "-m", "fast", "-w")
 
     def restart(self, *, immediate: bool = False) -> None:
         """Stop (`immediate`: as a crash would) and start again on the same port."""
-        self._pg_ctl("stop", "-m", "immediate" if immediate else "fast", "-w")
-        self._launch()
+        with self._alone():
+            self._pg_ctl("stop", "-m", "immediate" if immediate else "fast", "-w")
+            self._launch()
+
+    def revive(self) -> bool:
+        """Start again on the same port if it has died; whether it had."""
+        with self._alone():
+            died = not self._is_running()
+            if died:
+                self._launch()
+            return died
 
     def url(self, database: str = "postgres") -> str:
         """The address with user and password: a secret."""
@@ -87,7 +103,6 @@ class EmbeddedPostgres:
             self._psql(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
 
     def _initialise(self) -> None:
-        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         shutil.rmtree(self._data, ignore_errors=True)  # an initdb that was cut off
         self._data.mkdir(mode=0o700)
         password_file = self._directory / "password"
@@ -105,14 +120,37 @@ class EmbeddedPostgres:
         settings = _SETTINGS | {"port": str(self._port)} | ({} if self._durable else _NOT_DURABLE)
         included = self._data / "postgresql.auto.conf"
         included.write_text("".join(f"{name} = {value}\n" for name, value in settings.items()))
+        self._bury()
         log = self._data / "server.log"
         self._pg_ctl("start", "-w", "-t", _START_TIMEOUT_S, "-l", log)
 
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One at a time, in all processes: what one is restarting, another must not take for dead."""
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with (self._directory / "lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
     def _is_running(self) -> bool:
-        if not (self._data / "postmaster.pid").exists():
+        """Unlike `pg_ctl status`, not fooled by a process that is dead but not reaped, nor by a number used again."""
+        try:
+            pid = int((self._data / "postmaster.pid").read_text().splitlines()[0])
+            return self._is_ours(psutil.Process(pid))
+        except (FileNotFoundError, psutil.NoSuchProcess):
             return False
-        status = _command("pg_ctl", "status", "-D", self._data)
-        return subprocess.run(status, capture_output=True, cwd="/", timeout=_TOOL_TIMEOUT_S).returncode == 0
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            return process.cwd() == str(self._data.resolve())
+        except (psutil.AccessDenied, psutil.NoSuchProcess):  # somebody else's, or dead
+            return False
+
+    def _bury(self) -> None:
+        """Remove what a killed server leaves, once the last of its processes has noticed and ended."""
+        if any(self._is_ours(process) for process in psutil.process_iter()):
+            raise EmbeddedPostgresError("the processes of the server that died are still ending")
+        (self._data / "postmaster.pid").unlink(missing_ok=True)
 
     def _pg_ctl(self, *args: object) -> None:
         _run("pg_ctl", *args, "-D", self._data)

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 
+import click
 import pytest
 
 from darkroom import errors, settings
@@ -27,23 +28,26 @@ def test_an_unknown_word_is_misuse(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "part"),
+    ("error", "code", "part"),
     [
-        (errors.InvalidArgument.of("image.width", "must be at least 64"), "image.width: must be at least 64"),
-        (errors.Unauthenticated("the key is not known"), "DARKROOM_API_KEY"),
-        (errors.Unavailable("nobody answers"), "darkroom up"),
-        (settings.SettingsError("DARKROOM_X is not set"), "DARKROOM_X"),
-        (RuntimeError(""), "RuntimeError"),
+        (errors.InvalidArgument.of("image.width", "must be at least 64"), 1, "image.width: must be at least 64"),
+        (errors.Unauthenticated("the key is not known"), 1, "DARKROOM_API_KEY"),
+        (errors.Unavailable("nobody answers"), 1, "darkroom up"),
+        (errors.NotFound("model", "gigantic"), 1, "darkroom models list"),
+        (settings.SettingsError("DARKROOM_X is not set"), 2, "DARKROOM_X"),
+        (click.UsageError("Missing option '--prompt'."), 2, "Missing option '--prompt' (`darkroom --help` tells more)"),
+        (click.Abort(), 130, "interrupted"),
+        (RuntimeError(""), 1, "RuntimeError"),
     ],
 )
 def test_an_error_is_one_sentence_and_no_traceback(
-    error: Exception, part: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    error: Exception, code: int, part: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: object, **named: object) -> None:
         raise error
 
     monkeypatch.setattr(app.command, "main", fail)
-    assert app.run(["list"]) == 1
+    assert app.run(["list"]) == code
     told = capsys.readouterr().err
     assert part in told
     assert told.count("\n") == 1
@@ -57,3 +61,16 @@ def test_a_reader_that_leaves_is_no_error() -> None:
         left.stdout.close()
         assert left.stderr is not None
         assert "Traceback" not in left.stderr.read()
+
+
+def test_help_reads_nothing_heavy() -> None:
+    told = "import sys; from darkroom.cli import app; app.run(['--help']); print(*sys.modules)"
+    loaded = set(
+        subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout.split()
+    )
+    assert not loaded & {"grpc", "rich", "torch", "google.protobuf", "asyncio", "darkroom.client", "darkroom.rpc"}
+
+
+def test_a_group_alone_tells_its_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run(["lora"]) == 2
+    assert "Upload an adapter" in capsys.readouterr().err

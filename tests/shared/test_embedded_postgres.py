@@ -2,14 +2,17 @@
 behind.
 """
 
+import asyncio
 import os
 import shutil
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import asyncpg
 import psutil
 import pytest
+import tenacity
 
 from darkroom import embedded_postgres
 
@@ -108,3 +111,29 @@ async def test_root_can_use_binaries_that_only_root_can_reach(tmp_path, monkeypa
         assert await _ask(server.url(), "SELECT current_setting('is_superuser')") == "on"
     finally:
         server.stop()
+
+
+async def test_a_server_that_was_killed_is_revived_with_its_data(server, directory):
+    await _ask(server.url(), "CREATE TABLE outlived AS SELECT 42 AS answer")
+    assert not server.revive()
+    first = psutil.Process(int((directory / "data" / "postmaster.pid").read_text().splitlines()[0]))
+    first.kill()
+    while first.is_running() and first.status() != psutil.STATUS_ZOMBIE:
+        await asyncio.sleep(0.01)
+    for attempt in tenacity.Retrying(  # its shared memory is in use until its last process has noticed
+        retry=tenacity.retry_if_exception_type(embedded_postgres.EmbeddedPostgresError),
+        wait=tenacity.wait_fixed(0.2),
+        stop=tenacity.stop_after_delay(30),
+    ):
+        with attempt:
+            assert server.revive()
+    assert await _ask(server.url(), "SELECT answer FROM outlived") == 42
+
+
+def test_what_is_being_restarted_is_not_taken_for_dead(server, directory):
+    with ThreadPoolExecutor(2) as both:
+        restart = both.submit(server.restart, immediate=True)
+        watching = embedded_postgres.EmbeddedPostgres(directory, durable=False)
+        while not restart.done():
+            assert not watching.revive()
+        restart.result()

@@ -40,6 +40,15 @@ WORDS = {
 }
 
 
+_LISTS = {
+    "generation": "`darkroom list` names them",
+    "model": "`darkroom models list` names them",
+    "adapter": "`darkroom lora list` names them",
+    "lora": "`darkroom lora list` names them",
+    "tenant": "`darkroom tenants list` names them",
+}
+
+
 class LazyGroup(click.Group):
     """A group whose words are imported when used."""
 
@@ -62,7 +71,7 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, word.help) for name, word in WORDS.items()])
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="darkroom", message="%(version)s")
 def command() -> None:
     """Serve image, video and audio diffusion models on your own GPUs, and bill every request."""
@@ -74,8 +83,12 @@ def run(argv: list[str]) -> int:
         command.main(argv, prog_name="darkroom", standalone_mode=False)
     except click.exceptions.Exit as stop:
         return stop.exit_code
-    except click.UsageError as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        return 2
+    except click.UsageError as error:
+        asked = error.ctx.command_path if error.ctx else "darkroom"
+        click.echo(f"darkroom: {error.format_message().rstrip('.')} (`{asked} --help` tells more)", err=True)
         return 2
     except (click.Abort, KeyboardInterrupt):
         click.echo("darkroom: interrupted", err=True)
@@ -87,7 +100,7 @@ def run(argv: list[str]) -> int:
         click.echo(f"darkroom: {_sentence(error)}", err=True)
         if os.environ.get("DARKROOM_TRACEBACK") == "1":
             traceback.print_exception(error)
-        return 1
+        return 2 if type(error).__name__ == "SettingsError" else 1
     return 0
 
 
@@ -98,6 +111,7 @@ def _sentence(error: Exception) -> str:
         "Unauthenticated": "set DARKROOM_API_KEY to a live key, or run `darkroom up` and use its own",
         "Unavailable": "is the platform running? `darkroom up` starts it, and DARKROOM_HOME says which one is meant",
         "SettingsError": "set it in the environment and start again",
+        "NotFound": _LISTS.get(getattr(error, "resource_type", "")),
     }
     text = str(error).strip() or type(error).__name__
     hint = advice.get(type(error).__name__)

@@ -1,6 +1,5 @@
 """`darkroom demo`, which `make run` calls: the whole platform, one picture, its bill, and everything stopped again."""
 
-import asyncio
 import pathlib
 import time
 
@@ -21,7 +20,7 @@ def demo(prompt: str, as_json: bool) -> None:
     out = home.directory() / "pictures"
     out.mkdir(parents=True, exist_ok=True)
     with home.lock():
-        asyncio.run(_run(prompt, out, as_json=as_json))
+        platform.run(_run(prompt, out, as_json=as_json))
 
 
 async def _run(prompt: str, out: pathlib.Path, *, as_json: bool) -> None:

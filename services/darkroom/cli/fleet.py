@@ -5,7 +5,7 @@ import click
 from darkroom.api.scheduler.v1 import fleet_service_pb2 as fleet_pb
 from darkroom.cli import ask, show
 
-COLUMNS = ("runner", "state", "pool", "node", "device", "busy", "others", "memory", "aboard", "loaded")
+COLUMNS = ("runner", "state", "node", "device", "busy", "others", "memory", "aboard", "loaded")
 
 
 @click.group()
@@ -22,7 +22,8 @@ def list_(lost: bool, as_json: bool) -> None:
     if as_json:
         show.as_json({"runners": [show.as_dict(runner) for runner in runners]})
     else:
-        show.rows("", COLUMNS, (_line(runner) for runner in runners))
+        none = "no runner is registered: `darkroom serve model_runner` starts one, and its log says what keeps it"
+        show.rows(COLUMNS, (_line(runner) for runner in runners), none=none)
 
 
 def _line(runner: fleet_pb.Runner) -> tuple[object, ...]:
@@ -30,7 +31,6 @@ def _line(runner: fleet_pb.Runner) -> tuple[object, ...]:
     return (
         runner.runner_id,
         fleet_pb.RunnerState.Name(runner.state).removeprefix("RUNNER_STATE_"),
-        runner.pool,
         runner.node,
         runner.device.product,
         f"{sample.utilization_percent} %" if sample.HasField("utilization_percent") else "-",

@@ -36,10 +36,10 @@ class Result(NamedTuple):
 @click.option("--prompt", required=True, help="What it shows.")
 @click.option("--negative-prompt", default="", help="What it must not show.")
 @click.option("--size", type=parse.SIZE, help="WIDTHxHEIGHT in pixels; the model's default if not given.")
-@click.option("--steps", type=int, help="Denoising steps.")
+@click.option("--steps", type=click.IntRange(min=1), help="Denoising steps.")
 @click.option("--guidance", type=float, help="Guidance scale; 1 turns guidance off.")
 @click.option("--seed", type=int, help="Seed of the first image.")
-@click.option("--num-images", type=int, help="Images to make; each is charged.")
+@click.option("--num-images", type=click.IntRange(min=1), help="Images to make; each is charged.")
 @click.option("--lora", "loras", type=parse.LORA, multiple=True, help="ID[:SCALE]; may be given several times.")
 @click.option("--priority", type=click.Choice(["interactive", "standard", "batch"]), default="standard")
 @click.option("--deadline", type=parse.DURATION, help="Such as 30s or 5m; after it the result is worthless.")
@@ -122,7 +122,7 @@ def report(result: Result, *, as_json: bool) -> None:
         return
     for path in result.paths:
         show.picture(path)
-    show.out.print(f"{generation.generation_id}  {show.state_name(generation.state)}")
+    click.echo(f"{generation.generation_id}  {show.state_name(generation.state)}")
     if generation.HasField("error"):
         click.echo(f"{generation.error.reason}: {generation.error.message}", err=True)
     for path, artifact in zip(result.paths, generation.artifacts, strict=True):

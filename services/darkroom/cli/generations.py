@@ -9,6 +9,7 @@ from darkroom import client
 from darkroom.api.scheduler.v1 import generation_pb2 as generation_pb
 from darkroom.cli import ask, generate, show
 
+PROMPT_CHARACTERS = 60  # in the list; `get` shows the whole
 STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -62,8 +63,9 @@ def list_(model: str, state: str | None, limit: int, as_json: bool) -> None:
     if as_json:
         show.as_json({"generations": [show.as_dict(generation) for generation in generations]})
         return
-    columns = ("id", "state", "model", "steps", "created", "at most", "prompt")
-    show.rows("", columns, (_line(generation) for generation in generations))
+    lines = (_line(generation) for generation in generations)
+    columns = ("id", "state", "model", "age", "prompt")
+    show.rows(columns, lines, none="there are none: `darkroom generate` makes one", wrap="prompt")
 
 
 def _line(generation: generation_pb.Generation) -> tuple[object, ...]:
@@ -71,10 +73,8 @@ def _line(generation: generation_pb.Generation) -> tuple[object, ...]:
         generation.generation_id,
         show.state_name(generation.state),
         generation.model,
-        f"{generation.steps_done}/{generation.steps_total}",
-        f"{generation.created_at.ToDatetime():%Y-%m-%d %H:%M:%S}",
-        show.amount(generation.estimate),
-        generation.image.prompt[:60],
+        show.ago(generation.created_at),
+        generation.image.prompt[:PROMPT_CHARACTERS],
     )
 
 
@@ -82,11 +82,14 @@ def _show(generation: generation_pb.Generation, *, as_json: bool) -> None:
     if as_json:
         show.as_json(generation)
         return
-    show.rows("", ("id", "state", "model", "steps", "created", "at most", "prompt"), [_line(generation)])
+    click.echo(f"{generation.generation_id}  {show.state_name(generation.state)}")
     if generation.HasField("error"):
         click.echo(f"{generation.error.reason}: {generation.error.message}")
+    click.echo(f"prompt   {generation.image.prompt}")
+    click.echo(f"model    {generation.model}, {generation.steps_done} of {generation.steps_total} steps done")
+    click.echo(f"asked    {show.moment(generation.created_at)}, to cost at most {show.amount(generation.estimate)}")
     for artifact in generation.artifacts:
-        click.echo(
-            f"{artifact.media_id}  {artifact.media_type}  {artifact.width}x{artifact.height}  seed {artifact.seed}"
-        )
+        size = f"{artifact.width}x{artifact.height}"
+        click.echo(f"made     {artifact.media_id}  {artifact.media_type}  {size}  seed {artifact.seed}")
+    show.heading("time")
     show.stages(generation)

@@ -6,7 +6,7 @@ from darkroom.api.billing_meter.v1 import account_service_pb2 as account_pb
 from darkroom.cli import ask, show
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-COLUMNS = ("id", "name", "prefix", "scopes", "created", "expires", "revoked")
+COLUMNS = ("id", "name", "prefix", "age", "state", "scopes")
 
 
 @click.group()
@@ -38,7 +38,9 @@ def list_(tenant_id: str, as_json: bool) -> None:
     if as_json:
         show.as_json({"keys": [show.as_dict(key) for key in found]})
     else:
-        show.rows("", COLUMNS, (_line(key) for key in found))
+        show.rows(
+            COLUMNS, (_line(key) for key in found), none="it has none: `darkroom keys create` makes one", wrap="scopes"
+        )
 
 
 @keys.command()
@@ -50,12 +52,11 @@ def revoke(key_id: str, as_json: bool) -> None:
     if as_json:
         show.as_json(key)
     else:
-        show.rows("", COLUMNS, [_line(key)])
+        show.rows(COLUMNS, [_line(key)], wrap="scopes")
 
 
 def _line(key: account_pb.Key) -> tuple[object, ...]:
-    times = (
-        f"{getattr(key, name).ToDatetime():%Y-%m-%d %H:%M:%S}" if key.HasField(name) else "-"
-        for name in ("created_at", "expires_at", "revoked_at")
-    )
-    return (key.key_id, key.name, key.prefix, " ".join(key.scopes), *times)
+    state = f"until {show.moment(key.expires_at)}" if key.HasField("expires_at") else "live"
+    if key.HasField("revoked_at"):
+        state = f"revoked {show.ago(key.revoked_at)} ago"
+    return (key.key_id, key.name, key.prefix, show.ago(key.created_at), state, " ".join(key.scopes))

@@ -9,7 +9,7 @@ from darkroom.cli import ask, show
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 FILE = click.Path(path_type=pathlib.Path, exists=True, dir_okay=False)
-COLUMNS = ("id", "name", "base model", "rank", "pairs", "dtype", "bytes", "created")
+COLUMNS = ("id", "name", "base model", "rank", "pairs", "dtype", "bytes", "age")
 
 
 @click.group()
@@ -41,7 +41,7 @@ def list_(as_json: bool) -> None:
     if as_json:
         show.as_json({"loras": [show.as_dict(item) for item in loras]})
     else:
-        show.rows("", COLUMNS, (_line(item) for item in loras))
+        show.rows(COLUMNS, (_line(item) for item in loras), none="there are none: `darkroom lora push` uploads one")
 
 
 @lora.command("show")
@@ -53,7 +53,7 @@ def show_(adapter_id: str, as_json: bool) -> None:
     if as_json:
         show.as_json(item)
         return
-    show.rows("", COLUMNS, [_line(item)])
+    show.rows(COLUMNS, [_line(item)])
     click.echo(f"sha256 {item.sha256}")
 
 
@@ -85,5 +85,5 @@ def delete(adapter_id: str, as_json: bool) -> None:
 
 
 def _line(item: lora_pb.Lora) -> tuple[object, ...]:
-    created = f"{item.created_at.ToDatetime():%Y-%m-%d %H:%M:%S}"
-    return (item.adapter_id, item.name, item.base_model, item.rank, item.pairs, item.dtype, item.size_bytes, created)
+    age = show.ago(item.created_at)
+    return (item.adapter_id, item.name, item.base_model, item.rank, item.pairs, item.dtype, item.size_bytes, age)

@@ -23,7 +23,8 @@ def list_(as_json: bool) -> None:
         show.as_json({"models": [show.as_dict(model) for model in found]})
         return
     columns = ("name", "kind", "family", "runners", "description")
-    show.rows("", columns, ((m.name, _kind(m), m.family, m.runners, m.description) for m in found))
+    lines = ((m.name, _kind(m), m.family, m.runners, m.description) for m in found)
+    show.rows(columns, lines, none="the catalogue is empty: DARKROOM_CATALOG_DIR says where it is", wrap="description")
 
 
 @models.command("show")
@@ -35,15 +36,18 @@ def show_(name: str, as_json: bool) -> None:
     if as_json:
         show.as_json(model)
         return
-    click.echo(f"{model.name}  {_kind(model)}  {model.family}  {model.revision}\n{model.description}")
-    click.echo(f"licence {model.license}; {model.runners} runners serve it now")
-    names = sorted({*model.limits, *model.defaults})
-    show.rows("", ("parameter", "default", "least", "most", "multiple of"), (_limits(model, name) for name in names))
-    price = [(field.name, value) for field, value in model.price.ListFields() if field.name.startswith("nanos_per_")]
-    lines = (
-        (name.removeprefix("nanos_per_"), money.format_nanos(value, model.price.currency)) for name, value in price
+    click.echo(f"{model.name}: {model.description}")
+    click.echo(
+        f"{_kind(model)}, family {model.family}, licence {model.license}; {model.runners} runner(s) serve it now"
     )
-    show.rows("", ("unit", "price of one"), lines)
+    click.echo(f"revision {model.revision}\n")
+    names = sorted({*model.limits, *model.defaults})
+    show.rows(("parameter", "default", "least", "most", "multiple of"), (_limits(model, name) for name in names))
+    price = [(field.name, value) for field, value in model.price.ListFields() if field.name.startswith("nanos_per_")]
+    click.echo("")
+    units = ((name.removeprefix("nanos_per_"), value) for name, value in price)
+    lines = ((show.UNITS.get(unit, unit), money.format_nanos(value, model.price.currency)) for unit, value in units)
+    show.rows(("unit", "price of one"), lines, none="it costs nothing")
 
 
 def _kind(model: model_pb.Model) -> str:

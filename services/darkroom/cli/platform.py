@@ -9,13 +9,17 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
+from typing import Any
+
+import click
 
 from darkroom import embedded_postgres
 from darkroom.cli import bootstrap, home, process
 from darkroom.model_runner import nvml
 
+POSTGRES_POLL_S = 1.0
 CONTROL_ROOMS = ("billing_meter", "lora_store", "media_store", "scheduler")
 
 
@@ -34,6 +38,7 @@ async def running(*, runners: int, say: Callable[[str], None]) -> AsyncIterator[
         addresses = {f"{room}_address": f"127.0.0.1:{_free_port()}" for room in CONTROL_ROOMS}
         environment = _environment(kept, addresses, database.url("darkroom"), folder)
         async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(_kept(database, say))
             plan = _plan(environment, addresses, runners)
             say(f"starting {', '.join(room.name for room in plan)}")
             await _start(stack, plan, folder / "logs", say)
@@ -45,6 +50,14 @@ async def running(*, runners: int, say: Callable[[str], None]) -> AsyncIterator[
     finally:
         home.connection_path().unlink(missing_ok=True)
         await asyncio.to_thread(database.stop)
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    """Run to the end of `work`; click.Abort if SIGTERM came before it."""
+    try:
+        asyncio.run(work)
+    except asyncio.CancelledError:
+        raise click.Abort from None
 
 
 async def interrupted() -> None:
@@ -60,6 +73,27 @@ def _stop_on_sigterm() -> None:
     running = asyncio.current_task()
     assert running is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
+
+
+@contextlib.asynccontextmanager
+async def _kept(database: embedded_postgres.EmbeddedPostgres, say: Callable[[str], None]) -> AsyncIterator[None]:
+    """Start PostgreSQL again whenever it dies while the block lasts."""
+
+    async def watch() -> None:
+        while True:
+            await asyncio.sleep(POSTGRES_POLL_S)
+            try:
+                if await asyncio.to_thread(database.revive):
+                    say("PostgreSQL had ended: started it again")
+            except embedded_postgres.EmbeddedPostgresError as error:  # what is left of the dead one may still hold on
+                say(f"PostgreSQL ended, and does not start yet: {error}")
+
+    task = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def _start(

@@ -24,10 +24,7 @@ def serve(room: str) -> None:
 
     _die_with_parent()
     config_class = importlib.import_module(f"darkroom.{room}.config").Config
-    try:
-        config = settings.load(config_class)
-    except settings.SettingsError as error:
-        raise click.UsageError(str(error)) from error
+    config = settings.load(config_class)
     handle = telemetry.setup(room, config)
     server = importlib.import_module(f"darkroom.{room}.server")
     try:

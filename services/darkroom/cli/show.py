@@ -3,13 +3,16 @@
 Protobuf messages come in; text on stdout goes out. Progress goes to stderr, so that stdout can be piped.
 """
 
+import datetime
+import decimal
 import json
 import pathlib
+import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import click
-from google.protobuf import json_format, message
+from google.protobuf import json_format, message, timestamp_pb2
 from rich import console, progress, table, text
 
 from darkroom import money
@@ -19,8 +22,10 @@ from darkroom.api.scheduler.v1 import generation_service_pb2 as service_pb
 from darkroom.api.types.v1 import money_pb2
 
 PICTURE_COLUMNS = 48  # two pixels a character cell, one above the other: 48 x 24 cells
+PIPE_COLUMNS = 10_000  # nothing is wrapped for a program that reads
+UNITS = {"cap": "above the estimate, not charged", "minimum": "up to the minimum", "gpu_second": "GPU-second"}
 
-out = console.Console(highlight=False, soft_wrap=True)
+out = console.Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_COLUMNS)
 err = console.Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -49,13 +54,40 @@ def seconds(us: int) -> str:
     return f"{us / 1e6:.2f} s" if us >= 1_000_000 else f"{us / 1e3:.1f} ms"
 
 
-def rows(title: str, columns: Sequence[str], lines: Iterable[Sequence[object]]) -> None:
-    """Print a table."""
-    drawn = table.Table(
-        *columns, title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold"
-    )
-    for line in lines:
-        drawn.add_row(*(text.Text(str(cell)) for cell in line))
+def ago(instant: timestamp_pb2.Timestamp, *, now: datetime.datetime | None = None) -> str:
+    """How long ago something was, in its largest unit: 5s, 3m, 2h, 9d."""
+    passed_s = int(((now or datetime.datetime.now(datetime.UTC)) - instant.ToDatetime(datetime.UTC)).total_seconds())
+    for unit, unit_s in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if passed_s >= unit_s:
+            return f"{passed_s // unit_s}{unit}"
+    return f"{max(0, passed_s)}s"
+
+
+def moment(instant: timestamp_pb2.Timestamp) -> str:
+    """An instant, to the second, in UTC."""
+    return f"{instant.ToDatetime():%Y-%m-%d %H:%M:%S} UTC"
+
+
+def rows(
+    columns: Sequence[str],
+    lines: Iterable[Sequence[object]],
+    *,
+    none: str = "",
+    right: Sequence[str] = (),
+    wrap: str = "",
+) -> None:
+    """Print a table, or the sentence `none` if it has no lines; only the column `wrap` is ever wrapped."""
+    cells = [tuple(map(str, line)) for line in lines]
+    if not cells and none:
+        out.print(text.Text(none))
+        return
+    drawn = table.Table(box=None, pad_edge=False, header_style="bold")
+    for place, name in enumerate(columns):
+        width = max([len(name), *(len(line[place]) for line in cells)])
+        justify: Literal["right", "left"] = "right" if name in right else "left"
+        drawn.add_column(name, justify=justify, no_wrap=name != wrap, min_width=None if name == wrap else width)
+    for line in cells:
+        drawn.add_row(*map(text.Text, line))
     out.print(drawn)
 
 
@@ -108,22 +140,11 @@ def decisions(explanation: service_pb.ExplainGenerationResponse, *, brief: bool)
         out.print(text.Text(f"attempt {decision.attempt}{after}: {decision.summary}"))
         if brief:
             continue
-        names = sorted({name for candidate in decision.candidates for name in candidate.terms})
-        rows(
-            "",
-            ("runner", "node", "predicted", "used by others", *names, "score"),
-            (
-                (
-                    candidate.runner_id,
-                    candidate.node,
-                    seconds(candidate.predicted_us),
-                    f"{candidate.foreign_utilization:.0%}",
-                    *(f"{candidate.terms[name]:.2f}" for name in names),
-                    f"{candidate.score:.3f}",
-                )
-                for candidate in decision.candidates
-            ),
-        )
+        for candidate in decision.candidates:
+            terms = ", ".join(f"{name} {value:.2f}" for name, value in sorted(candidate.terms.items()))
+            facts = f"predicted {seconds(candidate.predicted_us)}, {candidate.foreign_utilization:.0%} used by others"
+            out.print(text.Text(f"  {candidate.runner_id} on {candidate.node}: score {candidate.score:.3f}, {facts}"))
+            out.print(text.Text(f"    {terms}"))
         for reason, count in sorted(decision.rejections.items()):
             out.print(text.Text(f"  {count} filtered out: {reason}"))
     if explanation.waiting_reason:
@@ -134,32 +155,31 @@ def stages(generation: generation_pb.Generation) -> None:
     """Print where a generation's time went."""
     spent = [(name.name.removesuffix("_us"), value) for name, value in generation.stages.ListFields()]
     longest = max((value for _, value in spent), default=1)
-    rows(
-        "", ("stage", "time", ""), ((name, seconds(value), "█" * round(30 * value / longest)) for name, value in spent)
-    )
+    lines = ((name, seconds(value), "█" * round(30 * value / longest)) for name, value in spent)
+    rows(("stage", "time", ""), lines, none="none was spent", right=("time",))
 
 
 def bill(charge: billing_pb.Charge) -> None:
     """Print what a generation cost, or that it is not known yet."""
     if charge.state == billing_pb.CHARGE_STATE_PENDING:
-        out.print("bill: PENDING, not in the ledger yet; `darkroom billing show ID` will have it")
+        out.print(f"PENDING: not in the ledger yet; `darkroom billing show {charge.generation_id}` will have it")
         return
     if charge.state == billing_pb.CHARGE_STATE_FREE:
-        out.print(f"bill: free ({charge.free_reason})")
+        out.print(f"FREE: {charge.free_reason}")
         return
-    currency = charge.amount.currency
-    rows(
-        "",
-        ("unit", "quantity", "price of one", "amount"),
-        (
-            (
-                line.meter,
-                line.quantity,
-                money.format_nanos(line.unit_price_nanos, currency),
-                money.format_nanos(line.amount_nanos, currency),
-            )
-            for line in charge.lines
-        ),
-    )
-    gpu = f"{charge.usage.gpu_time_us / 1e6:.6f} GPU-seconds"
-    out.print(f"total {amount(charge.amount)}   {gpu}   POSTED as {charge.transaction_id}")
+    columns = ("unit", "quantity", "price of one", f"amount in {charge.amount.currency}")
+    total = ("total", "", "", _nine(charge.amount.nanos))
+    rows(columns, [*(_priced(line) for line in charge.lines), total], right=columns[1:])
+    gpu_s = charge.usage.gpu_time_us / 1e6
+    out.print(f"{gpu_s:.6f} GPU-seconds used; POSTED to the ledger as {charge.transaction_id}")
+
+
+def _priced(line: money_pb2.PriceLine) -> tuple[str, str, str, str]:
+    named = UNITS.get(line.meter, line.meter)
+    correction = line.meter in ("cap", "minimum")
+    price = ("", "") if correction else (line.quantity, _nine(line.unit_price_nanos))
+    return (named, *price, _nine(line.amount_nanos))
+
+
+def _nine(nanos: int) -> str:
+    return f"{decimal.Decimal(nanos).scaleb(-9):.9f}"

@@ -11,7 +11,7 @@ from darkroom.cli import ask, parse, show
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 KEY = click.option("--idempotency-key", default="", help="The same key does it once.")
-COLUMNS = ("id", "name", "balance", "held", "created")
+COLUMNS = ("id", "name", "balance", "held", "age")
 
 
 @click.group()
@@ -56,16 +56,16 @@ def list_(as_json: bool) -> None:
     if as_json:
         show.as_json({"tenants": [show.as_dict(tenant) for tenant in found]})
     else:
-        show.rows("", COLUMNS, (_line(tenant) for tenant in found))
+        show.rows(COLUMNS, (_line(tenant) for tenant in found))
 
 
 def _show(tenant: account_pb.Tenant, *, as_json: bool) -> None:
     if as_json:
         show.as_json(tenant)
     else:
-        show.rows("", COLUMNS, [_line(tenant)])
+        show.rows(COLUMNS, [_line(tenant)])
 
 
 def _line(tenant: account_pb.Tenant) -> tuple[object, ...]:
-    created = f"{tenant.created_at.ToDatetime():%Y-%m-%d %H:%M:%S}"
-    return (tenant.tenant_id, tenant.name, show.amount(tenant.balance), show.amount(tenant.held), created)
+    money_left = (show.amount(tenant.balance), show.amount(tenant.held))
+    return (tenant.tenant_id, tenant.name, *money_left, show.ago(tenant.created_at))

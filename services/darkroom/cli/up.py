@@ -3,8 +3,6 @@
 Nothing comes in but DARKROOM_HOME; the endpoint and the connection file's path go out, and what dies is started again until Ctrl-C.
 """
 
-import asyncio
-
 import click
 
 
@@ -28,4 +26,4 @@ def up(runners: int) -> None:
             await platform.interrupted()
 
     with home.lock():
-        asyncio.run(run())
+        platform.run(run())

@@ -41,7 +41,8 @@ def report(
     if form == "csv":
         csv.writer(sys.stdout).writerows([COLUMNS, *lines])
         return
-    show.rows("", COLUMNS, [*lines, ("total", *_line(answer.total)[1:])])
+    wide = [*lines, ("total", *_line(answer.total)[1:])]
+    show.rows(COLUMNS[:-1], ((*line[:-2], f"{line[-2]} {line[-1]}") for line in wide), right=COLUMNS[2:-1])
 
 
 def _groups(text: str) -> list[billing_pb.UsageGroup.ValueType]:
