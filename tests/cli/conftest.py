@@ -1,0 +1,74 @@
+"""The command, run in this process against the platform of the test session."""
+
+import contextlib
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from darkroom.cli import app
+from tests import platforms
+
+QUICK = ("--steps", "2", "--guidance", "1")
+VARIABLES = ("DARKROOM_HOME", "DARKROOM_API_KEY", "DARKROOM_OPERATOR_KEY", "COLUMNS")
+
+
+class Said(NamedTuple):
+    """What a run of the command said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Its one JSON object, after a run that succeeded."""
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+
+Darkroom = Callable[..., Said]
+
+
+def command(folder: Path, *, api_key: str = "") -> Darkroom:
+    """`darkroom` with this home, and with this key if one is given."""
+
+    def run(*words: str) -> Said:
+        before = {name: os.environ.pop(name, None) for name in VARIABLES}
+        os.environ |= {"DARKROOM_HOME": str(folder)} | ({"DARKROOM_API_KEY": api_key} if api_key else {})
+        try:
+            with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+                code = app.run(list(words))
+        finally:
+            for name in VARIABLES:
+                os.environ.pop(name, None)
+            os.environ |= {name: value for name, value in before.items() if value is not None}
+        return Said(code, out.getvalue(), err.getvalue())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def darkroom(platform: platforms.Platform) -> Darkroom:
+    """The command of the platform's first tenant and its operator."""
+    return command(platform.folder)
+
+
+@pytest.fixture(scope="session")
+def newcomer(platform: platforms.Platform, darkroom: Darkroom) -> Darkroom:
+    """The command of a tenant whose bill is its own, with 100 USD."""
+    tenant = darkroom("tenants", "create", "newcomer", "--credit", "100", "--json").json
+    made = darkroom("keys", "create", tenant["tenant_id"], "--json").json
+    return command(platform.folder, api_key=made["api_key"])
+
+
+@pytest.fixture(scope="session")
+def picture(darkroom: Darkroom, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A generation that the first tenant made, as `generate --json` printed it."""
+    out = tmp_path_factory.mktemp("pictures")
+    words = ("generate", "pocket-image", "--prompt", "a red circle on a white background", "--seed", "7", *QUICK)
+    return darkroom(*words, "--out", str(out), "--json").json
