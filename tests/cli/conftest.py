@@ -4,12 +4,15 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from google.protobuf import json_format
 
+from darkroom import client
+from darkroom.api.scheduler.v1 import generation_pb2
 from darkroom.cli import app
 from tests import platforms
 
@@ -72,3 +75,39 @@ def picture(darkroom: Darkroom, tmp_path_factory: pytest.TempPathFactory) -> dic
     out = tmp_path_factory.mktemp("pictures")
     words = ("generate", "pocket-image", "--prompt", "a red circle on a white background", "--seed", "7", *QUICK)
     return darkroom(*words, "--out", str(out), "--json").json
+
+
+@pytest.fixture(scope="session")
+def made(picture: dict[str, Any]) -> generation_pb2.Generation:
+    """The same generation, as a message."""
+    return json_format.ParseDict(picture["generation"], generation_pb2.Generation())
+
+
+@pytest.fixture
+def long(platform: platforms.Platform) -> Iterator[generation_pb2.Generation]:
+    """A generation of the first tenant that is not at its end before somebody cancels it."""
+    request = client.image("pocket-image", "a blue square on a white background")
+    request.image.steps, request.image.num_images = 100, 4
+    with client.Client(platform.connection, api_key=platform.connection.api_key) as tenant:
+        generation = tenant.create(request)
+        yield generation
+        tenant.cancel(generation.generation_id)
+        tenant.call(lambda it: _end(it, generation.generation_id))
+
+
+@pytest.fixture(scope="session")
+def tenant_id(darkroom: Darkroom) -> str:
+    """The platform's first tenant."""
+    tenants = darkroom("tenants", "list", "--json").json["tenants"]
+    return next(tenant["tenant_id"] for tenant in tenants if tenant["name"] == "local")
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each test run in an empty folder, where files may fall."""
+    monkeypatch.chdir(tmp_path)
+
+
+async def _end(tenant: client.AsyncClient, generation_id: str) -> None:
+    async for _ in tenant.watch(generation_id):
+        pass

@@ -74,3 +74,12 @@ def test_help_reads_nothing_heavy() -> None:
 def test_a_group_alone_tells_its_words(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.run(["lora"]) == 2
     assert "Upload an adapter" in capsys.readouterr().err
+
+
+def test_a_word_that_ends_early_says_with_which_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    @click.command()
+    def ends() -> None:
+        raise click.exceptions.Exit(1)
+
+    monkeypatch.setattr(app, "command", ends)
+    assert app.run([]) == 1

@@ -80,9 +80,7 @@ def command() -> None:
 def run(argv: list[str]) -> int:
     """Run the words in `argv`; the exit code. With DARKROOM_TRACEBACK=1 an unexpected error shows its traceback."""
     try:
-        command.main(argv, prog_name="darkroom", standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
+        code = command.main(argv, prog_name="darkroom", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return 2
@@ -101,7 +99,7 @@ def run(argv: list[str]) -> int:
         if os.environ.get("DARKROOM_TRACEBACK") == "1":
             traceback.print_exception(error)
         return 2 if type(error).__name__ == "SettingsError" else 1
-    return 0
+    return code if isinstance(code, int) else 0  # what Exit carries; a word that simply ends returns None
 
 
 def _sentence(error: Exception) -> str:

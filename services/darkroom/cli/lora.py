@@ -28,9 +28,9 @@ def push(path: pathlib.Path, name: str | None, base_model: str, as_json: bool) -
     if as_json:
         show.as_json(answer)
         return
-    click.echo(
-        answer.lora.adapter_id if answer.created else f"{answer.lora.adapter_id} (these bytes were there already)"
-    )
+    click.echo(answer.lora.adapter_id)
+    known = "uploaded" if answer.created else "these bytes were there already"
+    click.echo(f"{known}; use it with: darkroom generate {base_model} --lora {answer.lora.adapter_id} …", err=True)
 
 
 @lora.command("list")

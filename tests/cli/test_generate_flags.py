@@ -1,0 +1,123 @@
+"""What the flags of `generate` mean, and its exit codes."""
+
+import datetime
+import json
+from pathlib import Path
+
+import pytest
+
+from darkroom import client
+from darkroom.api.scheduler.v1 import generation_service_pb2 as service_pb
+from darkroom.api.types.v1 import inputs_pb2
+from darkroom.cli import generate
+from tests import platforms
+from tests.cli.conftest import QUICK, Darkroom, command
+from tests.lora_store import adapters
+
+LORA = "lora_" + "a" * 32
+EVERY_FLAG = {
+    "--prompt": "a red circle",
+    "--negative-prompt": "a square",
+    "--size": "64x48",
+    "--steps": "3",
+    "--guidance": "1.5",
+    "--seed": "0",
+    "--num-images": "2",
+    "--priority": "batch",
+    "--deadline": "90s",
+    "--idempotency-key": "the-key",
+}
+
+
+def request_of(*flags: str) -> service_pb.CreateGenerationRequest:
+    context = generate.generate.make_context("generate", ["pocket-image", *flags])
+    return generate.request_of(context.params)
+
+
+def test_every_flag_reaches_the_request() -> None:
+    flags = [word for pair in EVERY_FLAG.items() for word in pair]
+    both = [inputs_pb2.AdapterRef(adapter_id=LORA, scale=0.5), inputs_pb2.AdapterRef(adapter_id=LORA)]
+    assert request_of(*flags, "--lora", f"{LORA}:0.5", "--lora", LORA) == service_pb.CreateGenerationRequest(
+        model="pocket-image",
+        image=inputs_pb2.ImageInput(
+            prompt="a red circle",
+            negative_prompt="a square",
+            width=64,
+            height=48,
+            steps=3,
+            guidance_scale=1.5,
+            seed=0,
+            num_images=2,
+            adapters=both,
+        ),
+        priority=inputs_pb2.PRIORITY_BATCH,
+        deadline=datetime.timedelta(seconds=90),
+        idempotency_key="the-key",
+    )
+
+
+def test_what_is_not_given_is_left_to_the_model() -> None:
+    request = request_of("--prompt", "x")
+    assert request.image == inputs_pb2.ImageInput(prompt="x")
+    assert not request.HasField("deadline")
+    assert len(request.idempotency_key) == 32
+    assert request.idempotency_key != request_of("--prompt", "x").idempotency_key
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [],
+        ["--prompt", "x", "--size", "64"],
+        ["--prompt", "x", "--steps", "0"],
+        ["--prompt", "x", "--num-images", "0"],
+        ["--prompt", "x", "--guidance", "much"],
+        ["--prompt", "x", "--seed", "1.5"],
+        ["--prompt", "x", "--priority", "now"],
+        ["--prompt", "x", "--deadline", "30"],
+        ["--prompt", "x", "--lora", "mine"],
+        ["--prompt", "x", "--out", __file__],
+        ["--prompt", "x", "--sampler", "euler"],
+    ],
+)
+def test_a_flag_that_cannot_be_meant_is_misuse(tmp_path: Path, flags: list[str]) -> None:
+    said = command(tmp_path)("generate", "pocket-image", *flags)
+    assert (said.code, said.out) == (2, "")
+    assert said.err.startswith("darkroom: ")
+    assert said.err.endswith("(`darkroom generate --help` tells more)\n")
+
+
+def test_a_generation_that_fails_exits_with_1_and_its_reason(darkroom: Darkroom, tmp_path: Path) -> None:
+    Path("other.safetensors").write_bytes(adapters.good())  # for layers that the model does not have
+    pushed = darkroom("lora", "push", "other.safetensors", "--base-model", "pocket-image", "--json").json
+    said = darkroom("generate", "pocket-image", "--prompt", "x", *QUICK, "--lora", pushed["lora"]["adapter_id"])
+    assert said.code == 1
+    assert said.out.splitlines()[0].endswith("  FAILED")
+    assert "\nFREE: " in said.out
+    assert "ADAPTER_INVALID: " in said.err
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_one_that_was_cancelled_exits_with_1(darkroom: Darkroom, platform: platforms.Platform) -> None:
+    flags = ("--prompt", "x", "--steps", "100", "--num-images", "4", "--idempotency-key", "cancelled-before")
+    with client.Client(platform.connection, api_key=platform.connection.api_key) as tenant:
+        tenant.cancel(tenant.create(request_of(*flags)).generation_id)
+    said = darkroom("generate", "pocket-image", *flags, "--json")
+    assert said.code == 1
+    told = json.loads(said.out)
+    assert told["generation"]["state"] == "GENERATION_STATE_CANCELLED"
+    assert told["paths"] == []
+
+
+def test_files_go_where_they_are_told(darkroom: Darkroom, tmp_path: Path) -> None:
+    flags = ("--prompt", "x", *QUICK, "--num-images", "2", "--out", "new/folder", "--json")
+    told = darkroom("generate", "pocket-image", *flags).json
+    paths = [Path(path) for path in told["paths"]]
+    assert [path.parent for path in paths] == [tmp_path / "new" / "folder"] * 2
+    assert [path.name for path in paths] == [f"{told['generation']['generation_id']}-{i}.png" for i in range(2)]
+    assert all(path.is_file() for path in paths)
+
+
+def test_a_file_is_named_for_its_type() -> None:
+    assert generate.extension("image/png") == "png"
+    assert generate.extension("application/x-new") == "bin"

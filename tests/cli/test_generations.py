@@ -1,0 +1,65 @@
+import pytest
+
+from darkroom.api.scheduler.v1 import generation_pb2
+from tests.cli.conftest import Darkroom
+
+NOBODYS = "gen_" + "0" * 32
+
+
+def test_get_shows_what_was_asked_and_made(darkroom: Darkroom, made: generation_pb2.Generation) -> None:
+    said = darkroom("get", made.generation_id)
+    assert said.code == 0
+    assert said.out.startswith(f"{made.generation_id}  SUCCEEDED\n")
+    assert "prompt   a red circle on a white background" in said.out
+    assert "2 of 2 steps" in said.out
+    assert made.artifacts[0].media_id in said.out
+    assert "denoise" in said.out
+
+
+def test_get_as_json(darkroom: Darkroom, made: generation_pb2.Generation) -> None:
+    told = darkroom("get", made.generation_id, "--json").json
+    assert told["generation_id"] == made.generation_id
+    assert told["state"] == "GENERATION_STATE_SUCCEEDED"
+
+
+@pytest.mark.parametrize("word", ["get", "watch", "cancel", "explain"])
+def test_an_id_that_is_nobodys(darkroom: Darkroom, word: str) -> None:
+    said = darkroom(word, NOBODYS)
+    assert (said.code, said.out) == (1, "")
+    assert said.err == f"darkroom: generation '{NOBODYS}' was not found (`darkroom list` names them)\n"
+
+
+def test_watch_goes_to_the_end(darkroom: Darkroom, made: generation_pb2.Generation) -> None:
+    said = darkroom("watch", made.generation_id)
+    assert said.code == 0
+    assert "succeeded" in said.err
+    assert "SUCCEEDED" in said.out
+
+
+def test_cancel_ends_it_for_whoever_watches(darkroom: Darkroom, long: generation_pb2.Generation) -> None:
+    assert darkroom("cancel", long.generation_id, "--json").json["generation_id"] == long.generation_id
+    said = darkroom("watch", long.generation_id, "--json")
+    assert said.json["state"] == "GENERATION_STATE_CANCELLED"
+    assert "cancelled" in said.err
+    assert "CANCELLED" in darkroom("get", long.generation_id).out
+
+
+def test_list_is_newest_first(
+    darkroom: Darkroom, made: generation_pb2.Generation, long: generation_pb2.Generation
+) -> None:
+    told = darkroom("list", "--json").json["generations"]
+    ids = [generation["generation_id"] for generation in told]
+    assert ids == sorted(ids, reverse=True)
+    assert ids[0] == long.generation_id
+    assert made.generation_id in ids
+
+
+def test_list_takes_what_is_asked_for(
+    darkroom: Darkroom, made: generation_pb2.Generation, long: generation_pb2.Generation
+) -> None:
+    said = darkroom("list", "--state", "succeeded", "--model", "pocket-image", "--limit", "1000")
+    assert made.generation_id in said.out
+    assert long.generation_id not in said.out
+    assert len(darkroom("list", "--limit", "1", "--json").json["generations"]) == 1
+    assert darkroom("list", "--state", "failed", "--model", "other").out.startswith("there are none: ")
+    assert darkroom("list", "--state", "asleep").code == 2

@@ -1,0 +1,22 @@
+from tests.cli.conftest import Darkroom
+
+
+def test_list_names_the_models_and_how_many_serve_them(darkroom: Darkroom) -> None:
+    header, model = darkroom("models", "list").out.splitlines()
+    assert header.split() == ["name", "kind", "family", "runners", "description"]
+    assert model.split()[:4] == ["pocket-image", "image", "flux", "1"]
+    assert [model["name"] for model in darkroom("models", "list", "--json").json["models"]] == ["pocket-image"]
+
+
+def test_show_tells_limits_defaults_and_price(darkroom: Darkroom) -> None:
+    lines = darkroom("models", "show", "pocket-image").out.splitlines()
+    assert lines[0].startswith("pocket-image: ")
+    assert ["steps", "28", "1", "100"] in [line.split()[:4] for line in lines]
+    assert ["GPU-second", "0.50", "USD"] in [line.split() for line in lines]
+    assert darkroom("models", "show", "pocket-image", "--json").json["defaults"]["steps"] == 28
+
+
+def test_a_model_that_is_not_there(darkroom: Darkroom) -> None:
+    said = darkroom("models", "show", "gigantic")
+    assert said.code == 1
+    assert "`darkroom models list` names them" in said.err
