@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ def catalog_dir(tmp_path: Path, specs: dict[str, ModelSpec]) -> Path:
 async def world(
     tmp_path: Path, catalog_dir: Path, database_url: str, service_secret: str
 ) -> AsyncIterator[worlds.World]:
-    stores = {
+    stores: dict[str, Any] = {
         "service_secret": service_secret,
         "database_url": database_url,
         "billing_meter_address": "127.0.0.1:1",  # asked about API keys alone, and there are none here

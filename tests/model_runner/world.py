@@ -13,7 +13,7 @@ import grpc.aio
 import safetensors.torch
 import torch
 
-from darkroom import ids, rpc, settings, tokens
+from darkroom import errors, ids, rpc, settings, tokens
 from darkroom.api.lora_store.v1 import lora_service_pb2, lora_service_pb2_grpc
 from darkroom.api.media_store.v1 import media_service_pb2, media_service_pb2_grpc
 from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
@@ -64,8 +64,8 @@ def write_catalogue(folder: Path, spec: ModelSpec, *, name: str = MODEL, **chang
 @contextlib.asynccontextmanager
 async def serving(start: Callable[..., Coroutine[Any, Any, None]], config: settings.Room) -> AsyncIterator[str]:
     """Run a room in this process; lends its address."""
-    address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    task = asyncio.create_task(start(config, ready=address.set_result))
+    address: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    task: asyncio.Future[Any] = asyncio.create_task(start(config, ready=address.set_result))
     await asyncio.wait([task, address], return_when=asyncio.FIRST_COMPLETED)
     if task.done():
         await task
@@ -77,19 +77,29 @@ async def serving(start: Callable[..., Coroutine[Any, Any, None]], config: setti
 
 
 class Registrations(fleet_service_pb2_grpc.FleetServiceServicer):
-    """Hears who registers; `away` makes it refuse."""
+    """Hears who registers; `away` makes it refuse all, `lost` those taken for dead."""
 
     def __init__(self) -> None:
         self.heard: list[fleet_service_pb2.RegisterRunnerRequest] = []
         self.more = asyncio.Event()
         self.away = False
+        self.lost: set[str] = set()
+        self.refused = asyncio.Event()
 
     async def RegisterRunner(self, request: Any, context: Any) -> fleet_service_pb2.RegisterRunnerResponse:
         if self.away:
+            self.refused.set()
             await context.abort(grpc.StatusCode.UNAVAILABLE, "away")
+        if request.runner_id in self.lost:
+            raise errors.FailedPrecondition("RUNNER_LOST", "taken for dead")
+        if request.runner_id in self.lost:
+            raise errors.FailedPrecondition("RUNNER_LOST", "the runner was taken for dead")
         self.heard.append(request)
         self.more.set()
         return fleet_service_pb2.RegisterRunnerResponse(pool="pool")
+
+    async def ListRunners(self, request: Any, context: Any) -> fleet_service_pb2.ListRunnersResponse:
+        raise errors.NotFound("fleet", "here")
 
     async def next(self) -> fleet_service_pb2.RegisterRunnerRequest:
         self.more.clear()
@@ -160,7 +170,8 @@ class World:
         async with rpc.channel(self.addresses["media_store_address"], credential=lambda: token) as channel:
             request = media_service_pb2.ReadMediaRequest(media_id=media_id)
             stub = media_service_pb2_grpc.MediaServiceStub(channel)
-            return b"".join([part.chunk async for part in stub.ReadMedia(request)])
+            chunks: list[bytes] = [part.chunk async for part in stub.ReadMedia(request)]
+        return b"".join(chunks)
 
     async def push(self, data: bytes, *, name: str = "style") -> str:
         """Store an adapter for the tenant; its id."""
@@ -207,10 +218,10 @@ class Owner:
         """The next message; None at the stream's end, AioRpcError if it ended badly."""
         async with asyncio.timeout(PATIENCE_S):
             message = await self._call.read()
-        if message is grpc.aio.EOF:
-            return None
-        self.heard.append(message)
-        return message
+        if isinstance(message, pb.WorkResponse):
+            self.heard.append(message)
+            return message
+        return None
 
     async def until(self, *kinds: str) -> Any:
         """The next message of one of these kinds, which is looked at once."""

@@ -94,10 +94,12 @@ async def _drain(attempts: aboard.Aboard, *, grace_s: float) -> None:
     """Take no more; let what runs finish within the grace, hand the rest back, and wait a moment for acknowledgements."""
     attempts.drain()
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(attempts.idle(), grace_s)
+        async with asyncio.timeout(grace_s):
+            await attempts.idle()
     attempts.hand_back()
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(attempts.settled(), ACKNOWLEDGE_WAIT_S)
+        async with asyncio.timeout(ACKNOWLEDGE_WAIT_S):
+            await attempts.settled()
 
 
 async def _no_api_keys(api_key: str) -> tokens.Principal:

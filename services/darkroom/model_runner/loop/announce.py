@@ -59,7 +59,8 @@ async def beat(engine: bridge.Bridge, sampler: nvml.Sampler, attempts: aboard.Ab
             seen = await asyncio.to_thread(sampler.sample)
             attempts.tell(pb.WorkResponse(heartbeat=_heartbeat(engine, seen, attempts)))
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(attempts.stirred.wait(), interval_s)
+            async with asyncio.timeout(interval_s):  # wait_for may lose a cancellation before Python 3.12
+                await attempts.stirred.wait()
         attempts.stirred.clear()
 
 

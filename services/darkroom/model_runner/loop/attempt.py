@@ -6,6 +6,7 @@ An `Assign` comes in from `aboard`; progress and exactly one outcome go back to 
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -62,7 +63,7 @@ class _Attempt:
         self._ports = ports
         self._reports = reports
         self._progress_interval_s = progress_interval_s
-        self._told_s = 0.0
+        self._told_s = -math.inf
         self._cancelled = False
         self._fetching: asyncio.Task[list[engine_job.AdapterUse]] | None = None
 

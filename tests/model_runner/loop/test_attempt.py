@@ -1,0 +1,100 @@
+"""How attempts go wrong, whose fault that is, and that adapters change the picture."""
+
+import asyncio
+
+import pytest
+import tenacity
+
+from darkroom import ids
+from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
+from darkroom.api.types.v1 import inputs_pb2
+from darkroom.model_runner import peers
+from tests.model_runner import world as worlds
+
+
+def use(adapter_id: str, scale: float = 1.0) -> list[inputs_pb2.AdapterRef]:
+    return [inputs_pb2.AdapterRef(adapter_id=adapter_id, scale=scale)]
+
+
+async def finished(owner: worlds.Owner, assign: pb.Assign) -> pb.WorkResponse:
+    await owner.send(assign=assign)
+    await owner.until("completed", "failed", "cancelled")
+    return owner.heard[-1]
+
+
+async def test_an_adapter_changes_the_picture(world: worlds.World) -> None:
+    adapter_id = await world.push(worlds.adapter())
+    async with world.runner() as address, world.owner(address) as owner:
+        plain = await finished(owner, world.assign())
+        styled = await finished(owner, world.assign(adapters=use(adapter_id)))
+        silent = await finished(owner, world.assign(adapters=use(adapter_id, 0.0)))
+    digests = [message.completed.artifacts[0].sha256 for message in (plain, styled, silent)]
+    assert digests[0] == digests[2] != digests[1]
+    assert styled.completed.stages.adapters_us > 0
+
+
+async def test_an_adapter_that_is_gone_or_does_not_fit_is_the_requests_fault(world: worlds.World) -> None:
+    misfit = await world.push(worlds.adapter(inputs=8))
+    async with world.runner() as address, world.owner(address) as owner:
+        for adapter_id, reason in ((ids.new("lora"), "ADAPTER_NOT_FOUND"), (misfit, "ADAPTER_INVALID")):
+            failed = (await finished(owner, world.assign(adapters=use(adapter_id)))).failed
+            assert (failed.error.reason, failed.request_fault) == (reason, True)
+            assert not failed.error.retryable
+
+
+async def test_another_revision_is_the_runners_fault(world: worlds.World) -> None:
+    assign = world.assign()
+    assign.model_revision = "sha256:" + "0" * 64
+    async with world.runner() as address, world.owner(address) as owner:
+        failed = (await finished(owner, assign)).failed
+        assert (failed.error.reason, failed.request_fault) == ("MODEL_REVISION_MISMATCH", False)
+
+
+async def test_a_cancel_ends_the_fetching_too(world: worlds.World, free_port: int) -> None:
+    assign = world.assign(adapters=use(ids.new("lora")))
+    nobody = f"127.0.0.1:{free_port}"
+    async with world.runner(lora_store_address=nobody) as address, world.owner(address) as owner:
+        await owner.send(assign=assign)
+        await owner.until("accepted")
+        await owner.send(cancel=pb.Cancel(key=assign.key))
+        cancelled = await owner.until("cancelled", "failed")
+        assert isinstance(cancelled, pb.Cancelled)
+        assert cancelled.usage.gpu_time_us == 0
+
+
+async def test_stores_that_stay_away_are_the_platforms_fault(
+    world: worlds.World, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for method in (peers.Media.put, peers.Adapters._describe):
+        monkeypatch.setattr(method.retry, "stop", tenacity.stop_after_attempt(1))
+    nobody = f"127.0.0.1:{free_port}"
+    away = {"lora_store_address": nobody, "media_store_address": nobody}
+    async with world.runner(**away) as address, world.owner(address) as owner:
+        unfetched = (await finished(owner, world.assign(adapters=use(ids.new("lora"))))).failed
+        unstored = (await finished(owner, world.assign())).failed
+    assert (unfetched.error.reason, unfetched.request_fault) == ("ADAPTER_FETCH_FAILED", False)
+    assert (unstored.error.reason, unstored.request_fault) == ("MEDIA_STORE_FAILED", False)
+    assert unstored.usage.steps == 4
+
+
+async def test_many_attempts_go_side_by_side(world: worlds.World) -> None:
+    assigns = [world.assign(seed=seed, steps=seed + 1, solo=seed == 3) for seed in range(6)]
+    async with world.runner() as address, world.owner(address) as owner:
+        for assign in assigns:
+            await owner.send(assign=assign)
+        ended = [await owner.until("completed", "failed") for _ in assigns]
+    seeds = {message.key.generation_id: message.artifacts[0].seed for message in ended}
+    assert seeds == {assign.key.generation_id: assign.image.seed for assign in assigns}
+
+
+async def test_progress_is_not_told_too_often(world: worlds.World) -> None:
+    async with world.runner(progress_interval_s=3600.0) as address, world.owner(address) as owner:
+        await finished(owner, world.assign(steps=20))
+        assert [message.WhichOneof("message") for message in owner.heard].count("progress") == 1
+
+
+async def test_nothing_is_left_running_when_the_runner_ends(world: worlds.World) -> None:
+    async with world.runner() as address, world.owner(address) as owner:
+        await owner.send(assign=world.assign(steps=worlds.ENDLESS_STEPS))
+        await owner.until("progress")
+    assert not [task for task in asyncio.all_tasks() if "_Attempt" in repr(task)]

@@ -1,0 +1,164 @@
+"""What an assignment becomes for the engine, and what the engine says becomes for the owner."""
+
+import datetime
+from typing import Any
+
+import pytest
+
+from darkroom import catalog
+from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
+from darkroom.api.types.v1 import inputs_pb2, money_pb2
+from darkroom.model_runner import messages, nvml
+from darkroom.model_runner.domain import AttemptFailed, AttemptKey
+from darkroom.model_runner.engine import job as engine_job
+from darkroom.model_runner.step_cost import Shape, StepCost
+from tests.model_runner import world as worlds
+
+KEY = AttemptKey("gen_1", 3, 2)
+
+
+@pytest.fixture
+def entry(catalog_dir: Any) -> catalog.ModelEntry:
+    return catalog.load(catalog_dir)[worlds.MODEL]
+
+
+def assign(entry: catalog.ModelEntry, **changes: Any) -> pb.Assign:
+    values: dict[str, Any] = {
+        "key": messages.key_to(KEY),
+        "tenant_id": "ten_1",
+        "model": entry.name,
+        "model_revision": entry.revision,
+        "image": inputs_pb2.ImageInput(
+            prompt="a dog",
+            negative_prompt="a cat",
+            width=32,
+            height=48,
+            steps=5,
+            guidance_scale=2.5,
+            seed=40,
+            num_images=3,
+        ),
+        "solo": True,
+    }
+    return pb.Assign(**(values | changes))
+
+
+def test_an_assignment_becomes_a_job(entry: catalog.ModelEntry) -> None:
+    use = engine_job.AdapterUse(path=entry.directory, digest="d", scale=0.5)
+    job = messages.job(assign(entry), entry, [use])
+    assert job == engine_job.Job(
+        key="gen_1/3/2",
+        tenant_id="ten_1",
+        model=entry.name,
+        prompt="a dog",
+        negative_prompt="a cat",
+        width=32,
+        height=48,
+        steps=5,
+        guidance_scale=2.5,
+        seeds=(40, 41, 42),
+        adapters=(use,),
+        max_sequence_length=12,
+        solo=True,
+    )
+
+
+def test_keys_go_both_ways() -> None:
+    assert messages.key_of(messages.key_to(KEY)) == KEY
+
+
+def test_what_this_runner_cannot_serve_is_its_own_fault(entry: catalog.ModelEntry) -> None:
+    assert messages.check(assign(entry), entry) is entry
+    audio = assign(entry)
+    audio.audio.prompt = "rain"
+    cases = {
+        "MODEL_NOT_SERVED": (assign(entry), None),
+        "MODEL_REVISION_MISMATCH": (assign(entry, model_revision="sha256:other"), entry),
+        "INPUT_NOT_SERVED": (audio, entry),
+    }
+    for reason, (message, known) in cases.items():
+        with pytest.raises(AttemptFailed) as refusal:
+            messages.check(message, known)
+        assert (refusal.value.reason, refusal.value.request_fault) == (reason, False)
+
+
+def test_an_unset_scale_is_one() -> None:
+    assert messages.scale_of(inputs_pb2.AdapterRef(adapter_id="a")) == 1.0
+    assert messages.scale_of(inputs_pb2.AdapterRef(adapter_id="a", scale=0.0)) == 0.0
+
+
+def test_the_engine_learns_where_a_model_lies(entry: catalog.ModelEntry) -> None:
+    spec = messages.spec(entry)
+    assert (spec.path, spec.revision, spec.family) == (entry.directory, entry.revision, "flux")
+    assert (spec.guidance, spec.memory_bytes) == ("true_cfg", 1_000_000)
+
+
+def test_usage_is_device_time_and_counts() -> None:
+    used = engine_job.Usage(
+        adapters_us=1, prepare_us=20, denoise_us=300, decode_us=4000, steps=12, images=2, pixels=2048
+    )
+    assert messages.usage(used) == money_pb2.Usage(gpu_time_us=4321, steps=12, images=2, pixels=2048)
+
+
+def test_fetching_and_storing_stand_around_the_engines_stages() -> None:
+    spent = [engine_job.Stage(name, 10) for name in ("wait", "load", "adapters", "prepare", "denoise", "decode")]
+    told = messages.stages(spent, fetch_us=7, store_us=5)
+    assert (told.queued_us, told.load_us, told.adapters_us, told.store_us, told.encode_us) == (10, 10, 17, 5, 0)
+    assert (told.prepare_us, told.denoise_us, told.decode_us) == (10, 10, 10)
+
+
+@pytest.mark.parametrize("request_fault", [True, False])
+def test_a_failure_that_is_not_the_requests_may_be_tried_again(request_fault: bool) -> None:
+    told = messages.failed(KEY, AttemptFailed("WHY", "because", request_fault=request_fault)).failed
+    assert (told.error.reason, told.error.message) == ("WHY", "because")
+    assert (told.error.retryable, told.request_fault) == (not request_fault, request_fault)
+    assert messages.key_of(told.key) == KEY
+
+
+def test_what_a_device_does_not_answer_stays_unset() -> None:
+    at = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
+    seen = nvml.DeviceSample(
+        sampled_at=at,
+        utilization_percent=0,
+        processes=(nvml.GpuProcess(1, None, True), nvml.GpuProcess(2, None, False)),
+        unhealthy_reason="it burns",
+    )
+    told = messages.sample(seen)
+    assert told.sampled_at.ToDatetime(datetime.UTC) == at
+    assert told.HasField("utilization_percent")
+    assert not told.HasField("power_mw")
+    assert (told.foreign_processes, told.healthy, told.unhealthy_reason) == (1, False, "it burns")
+
+
+def test_a_device_is_told_as_it_is() -> None:
+    told = messages.device(nvml.DeviceIdentity("NVIDIA H200", "GPU-1", 141, "550"))
+    assert (told.product, told.uuid, told.memory_bytes, told.driver_version) == ("NVIDIA H200", "GPU-1", 141, "550")
+
+
+def test_guided_and_unguided_steps_are_one_row_the_dearer() -> None:
+    costs = [
+        StepCost(Shape("m", 64, 32, True, 2), 900, 5),
+        StepCost(Shape("m", 64, 32, False, 2), 500, 5),
+        StepCost(Shape("m", 64, 32, False, 1), 300, 5),
+    ]
+    told = {(cost.shape, cost.rows): cost.step_us for cost in messages.step_costs(costs)}
+    assert told == {("64x32", 2): 900, ("64x32", 1): 300}
+
+
+def test_a_heartbeat_counts_no_trial_as_anybodys_work() -> None:
+    engine = engine_job.Snapshot(
+        busy_us=1000,
+        platform_us=300,
+        jobs_waiting=0,
+        rows_live=0,
+        models=("m",),
+        adapters=(),
+        step_costs=(),
+        slowdown=1.5,
+    )
+    seen = nvml.DeviceSample(sampled_at=datetime.datetime.now(datetime.UTC))
+    told = messages.heartbeat(seen, engine, idle=True, attempts=3, draining=True, unbilled_us=50)
+    assert (told.busy_us, told.attributed_us) == (1000, 650)
+    assert (told.engine_idle, told.attempts, told.draining, told.slowdown) == (True, 3, True, 1.5)
+    assert list(told.resident_models) == ["m"]
+    assert told.sample.healthy

@@ -1,0 +1,144 @@
+"""The stores as a runner uses them, on their real rooms: what is fetched once, kept, removed, refused; what is put."""
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import grpc.aio
+import pytest
+import tenacity
+import torch
+
+from darkroom import errors, ids, rpc, tokens
+from darkroom.api.lora_store.v1 import lora_service_pb2, lora_service_pb2_grpc
+from darkroom.model_runner import peers
+from darkroom.model_runner.engine import encode
+from darkroom.model_runner.engine.job import Output
+from tests.model_runner import world as worlds
+
+BIG = 1 << 30
+GENERATION = ids.new("gen")
+
+Cache = Callable[..., peers.Adapters]
+
+
+@pytest.fixture
+async def loras(world: worlds.World) -> AsyncIterator[grpc.aio.Channel]:
+    async with rpc.channel(world.addresses["lora_store_address"]) as channel:
+        yield channel
+
+
+@pytest.fixture
+def cache(loras: grpc.aio.Channel, tmp_path: Path) -> Cache:
+    return lambda bytes_max=BIG: peers.Adapters(loras, tmp_path / "cache", bytes_max=bytes_max)
+
+
+def files(cache_folder: Path) -> list[str]:
+    return sorted(path.name for path in cache_folder.rglob("*") if path.is_file())
+
+
+async def test_an_adapter_is_fetched_once_and_checked(world: worlds.World, cache: Cache, tmp_path: Path) -> None:
+    data = worlds.adapter()
+    adapter_id, token = await world.push(data), world.capability(GENERATION)
+    store = cache()
+    async with store.lease(world.tenant_id, adapter_id, token) as first:
+        assert first.path.read_bytes() == data
+        assert first.sha256 == hashlib.sha256(data).hexdigest()
+        inode = first.path.stat().st_ino
+    async with store.lease(world.tenant_id, adapter_id, token) as second:
+        assert second.path.stat().st_ino == inode
+    assert files(tmp_path / "cache") == [f"{first.sha256}.safetensors"]
+
+
+async def test_those_who_want_one_adapter_at_once_share_one_fetch(
+    world: worlds.World, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter_id, token = await world.push(worlds.adapter()), world.capability(GENERATION)
+    store = cache()
+    fetches: list[str] = []
+    pull = store._pull
+
+    async def counting(adapter_id: str, *rest: object) -> None:
+        fetches.append(adapter_id)
+        await pull(adapter_id, *rest)
+
+    monkeypatch.setattr(store, "_pull", counting)
+
+    async def want() -> bool:
+        async with store.lease(world.tenant_id, adapter_id, token) as file:
+            return file.path.exists()
+
+    assert all(await asyncio.gather(*(want() for _ in range(8))))
+    assert fetches == [adapter_id]
+
+
+async def test_bytes_that_another_process_left_are_not_trusted(world: worlds.World, cache: Cache) -> None:
+    data = worlds.adapter()
+    adapter_id, token = await world.push(data), world.capability(GENERATION)
+    async with cache().lease(world.tenant_id, adapter_id, token) as file:
+        file.path.write_bytes(b"poison")
+    async with cache().lease(world.tenant_id, adapter_id, token) as file:
+        assert file.path.read_bytes() == data
+
+
+async def test_the_longest_unused_goes_first_and_what_is_in_use_stays(
+    world: worlds.World, cache: Cache, tmp_path: Path
+) -> None:
+    contents = [worlds.adapter(strength=strength) for strength in (1.0, 2.0, 3.0)]
+    names = [f"{hashlib.sha256(data).hexdigest()}.safetensors" for data in contents]
+    adapters = [await world.push(data, name=f"style-{index}") for index, data in enumerate(contents)]
+    token = world.capability(GENERATION)
+    store = cache(bytes_max=2 * len(contents[0]))
+    async with store.lease(world.tenant_id, adapters[0], token) as held:
+        os.utime(held.path, (0, 0))
+        async with store.lease(world.tenant_id, adapters[1], token) as passing:
+            os.utime(passing.path, (1, 1))
+        async with store.lease(world.tenant_id, adapters[2], token):
+            assert files(tmp_path / "cache") == sorted([names[0], names[2]])
+    async with store.lease(world.tenant_id, adapters[1], token):
+        assert files(tmp_path / "cache") == sorted([names[1], names[2]])
+
+
+async def test_a_deleted_adapter_and_anothers_are_not_found(world: worlds.World, cache: Cache) -> None:
+    adapter_id, token = await world.push(worlds.adapter()), world.capability(GENERATION)
+    store = cache()
+    stranger = ids.new("ten")
+    with pytest.raises(errors.NotFound):
+        await store.lease(stranger, adapter_id, world.capability(GENERATION, stranger)).__aenter__()
+    async with store.lease(world.tenant_id, adapter_id, token):
+        pass
+    writer = tokens.capability(
+        world.service_secret, tenant_id=world.tenant_id, generation_id=GENERATION, scopes=("loras.write",)
+    )
+    async with rpc.channel(world.addresses["lora_store_address"], credential=lambda: writer) as channel:
+        request = lora_service_pb2.DeleteLoraRequest(adapter_id=adapter_id)
+        await lora_service_pb2_grpc.LoraServiceStub(channel).DeleteLora(request)
+    with pytest.raises(errors.NotFound):
+        await store.lease(world.tenant_id, adapter_id, token).__aenter__()
+
+
+async def test_the_same_picture_of_the_same_generation_is_stored_once(world: worlds.World) -> None:
+    picture = encode.png(torch.zeros(3, 8, 4))
+    output = Output(picture, encode.PNG, 4, 8, 7)
+    async with rpc.channel(world.addresses["media_store_address"]) as channel:
+        media = peers.Media(channel)
+        token = world.capability(GENERATION)
+        first, again = await media.put(output, token), await media.put(output, token)
+    assert first == again
+    assert (first.width, first.height, first.seed, first.size_bytes) == (4, 8, 7, len(picture))
+    assert await world.read(first.media_id) == picture
+
+
+async def test_a_store_that_is_away_is_waited_for_but_not_for_ever(
+    world: worlds.World, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+    monkeypatch.setattr(peers.Media.put.retry, "stop", tenacity.stop_after_attempt(2))
+    monkeypatch.setattr(peers.Media.put.retry, "before", lambda state: tried.append(state.attempt_number))
+    output = Output(b"x", encode.PNG, 4, 8, 7)
+    async with rpc.channel(f"127.0.0.1:{free_port}") as channel:
+        with pytest.raises(errors.Unavailable):
+            await peers.Media(channel).put(output, world.capability(GENERATION))
+    assert tried == [1, 2]
