@@ -43,8 +43,10 @@ def made() -> dict[str, chart.Manifest]:
     return {secret["metadata"]["name"]: secret for secret in printed["items"]}
 
 
-def kind_release() -> list[chart.Manifest]:
-    texts = chart.loaded().render(chart.ci("kind-values.yaml"), name="darkroom", namespace=NAMESPACE)
+def kind_release(changes: chart.Manifest | None = None) -> list[chart.Manifest]:
+    """What k8s/README.md installs."""
+    values = chart.merged(chart.ci("kind-values.yaml"), changes or {})
+    texts = chart.loaded().render(values, name="darkroom", namespace=NAMESPACE)
     return [m for path, text in texts.items() if not path.endswith(".txt") for m in yaml.safe_load_all(text) if m]
 
 
