@@ -1,6 +1,7 @@
 """A channel equips each call: credential, deadline, request id, retries where the proto allows them."""
 
 import asyncio
+import gc
 import json
 
 import grpc
@@ -99,3 +100,13 @@ async def test_nobody_there_is_unavailable(free_port):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await account_grpc.AccountServiceStub(channel).CreateKey(account.CreateKeyRequest())
     assert isinstance(rpc.from_rpc_error(caught.value), errors.Unavailable)
+
+
+def test_a_call_that_outlives_its_loop_ends_quietly(free_port):
+    async def forget():
+        channel = rpc.channel(f"127.0.0.1:{free_port}")
+        return channel.unary_stream("/darkroom.api.scheduler.v1.GenerationService/WatchGeneration")(b"")
+
+    call = asyncio.run(forget())
+    del call
+    gc.collect()  # an error in there would be a warning, and warnings are errors

@@ -140,6 +140,12 @@ class Channel(grpc.aio.Channel):
             watched.code = await started.code()
             watched.end()
 
-        task = asyncio.get_running_loop().create_task(end())
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # it was forgotten, and is collected after its loop has ended
+            watched.code = grpc.StatusCode.CANCELLED
+            watched.end()
+            return
+        task = loop.create_task(end())
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
