@@ -108,6 +108,7 @@ class Relay:
 
 async def _sleep(rung: asyncio.Event, seconds: float) -> None:
     try:
-        await asyncio.wait_for(rung.wait(), seconds)
+        async with asyncio.timeout(seconds):  # wait_for may lose a cancellation before Python 3.12
+            await rung.wait()
     except TimeoutError:
         return

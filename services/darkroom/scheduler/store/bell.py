@@ -66,7 +66,8 @@ class Bell:
 
     async def _pass_on(self, connection: postgres.Connection) -> None:
         try:
-            await asyncio.wait_for(self._rung.wait(), ALIVE_CHECK_S)
+            async with asyncio.timeout(ALIVE_CHECK_S):  # wait_for may lose a cancellation before Python 3.12
+                await self._rung.wait()
         except TimeoutError:
             await connection.execute("SELECT 1")
             return

@@ -47,7 +47,8 @@ class Follow:
         with self._bell.listen(rung.set):
             while True:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(rung.wait(), self._poll_interval_s)
+                    async with asyncio.timeout(self._poll_interval_s):  # wait_for may lose a cancellation before 3.12
+                        await rung.wait()
                 rung.clear()
                 try:
                     await self._wake()
