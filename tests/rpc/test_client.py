@@ -102,11 +102,16 @@ async def test_nobody_there_is_unavailable(free_port):
     assert isinstance(rpc.from_rpc_error(caught.value), errors.Unavailable)
 
 
-def test_a_call_that_outlives_its_loop_ends_quietly(free_port):
-    async def forget():
-        channel = rpc.channel(f"127.0.0.1:{free_port}")
-        return channel.unary_stream("/darkroom.api.scheduler.v1.GenerationService/WatchGeneration")(b"")
+async def test_a_call_that_outlives_its_loop_ends_quietly(room):
+    async def begin():
+        channel = room.channel(TENANT_KEY)
+        call = channel.unary_stream("/darkroom.api.media_store.v1.MediaService/ReadMedia")(b"")
+        await call.read()
+        return call
 
-    call = asyncio.run(forget())
-    del call
-    gc.collect()  # an error in there would be a warning, and warnings are errors
+    def forget():
+        call = asyncio.run(begin())
+        del call
+        gc.collect()  # an error in there would be a warning, and warnings are errors
+
+    await asyncio.to_thread(forget)
