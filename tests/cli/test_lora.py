@@ -44,9 +44,9 @@ def test_an_adapter_is_pushed_listed_shown_pulled_and_deleted(darkroom: Darkroom
 
 def test_json(darkroom: Darkroom, tmp_path: Path) -> None:
     (tmp_path / "ink.safetensors").write_bytes(adapters.good(rank=3))
-    words = ("lora", "push", "ink.safetensors", "--base-model", "pocket-image", "--name", "pen and ink", "--json")
+    words = ("lora", "push", "ink.safetensors", "--base-model", "pocket-image", "--name", "pen-and-ink", "--json")
     lora = darkroom(*words).json["lora"]
-    assert (lora["name"], lora["rank"]) == ("pen and ink", 3)
+    assert (lora["name"], lora["rank"]) == ("pen-and-ink", 3)
     assert lora in darkroom("lora", "list", "--json").json["loras"]
     assert darkroom("lora", "show", lora["adapter_id"], "--json").json == lora
     assert darkroom("lora", "delete", lora["adapter_id"], "--json").json == {"deleted": lora["adapter_id"]}

@@ -107,15 +107,18 @@ class AsyncClient:
         """Follow one generation to its end; a stream that breaks is taken up again where it was."""
         while True:
             request = service_pb.WatchGenerationRequest(generation_id=generation_id, after_sequence=after_sequence)
+            changes = self.generations.WatchGeneration(request)
             try:
                 with _translated():
-                    async for change in self.generations.WatchGeneration(request):
+                    async for change in changes:
                         after_sequence = change.generation.sequence
                         yield change.generation
                         if change.generation.state in FINAL_STATES:
                             return
             except errors.Unavailable:
                 await self.get(generation_id)  # retried by the channel; raises if the platform stays away
+            finally:
+                changes.cancel()  # whoever stops watching leaves no call behind
             await asyncio.sleep(RESUME_PAUSE_S)
 
     async def cancel(self, generation_id: str) -> generation_pb.Generation:
