@@ -96,7 +96,6 @@ async def test_a_process_on_a_simulated_gpu_tells_its_samples_and_ends_on_sigter
         "DARKROOM_CATALOG_DIR": str(world.catalog_dir),
         "DARKROOM_DEVICE": "nvml:1",
         "DARKROOM_NODE_NAME": "node-b",
-        "DARKROOM_THREADS": "1",
     }
     command = (sys.executable, "-m", "darkroom", "serve", "model_runner")
     process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.PIPE)

@@ -123,7 +123,6 @@ class World:
             "service_secret": self.service_secret,
             "catalog_dir": str(self.catalog_dir),
             "device": "cpu",
-            "threads": 1,
             "shutdown_grace_s": 0.0,
             "register_interval_s": 0.05,
             "heartbeat_interval_s": 0.05,
