@@ -33,6 +33,8 @@ def channel(address: str, *, tls: Tls | None = None, credential: Callable[[], st
         ("grpc.keepalive_timeout_ms", 3_000),
         ("grpc.http2.ping_timeout_ms", 3_000),  # without it the two above did nothing for 60 s against a frozen peer
         ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.max_reconnect_backoff_ms", 2_000),  # gRPC's own 120 s would leave a room unreached long after it is back
         ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
         ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
         ("grpc.service_config", service_config()),
