@@ -55,27 +55,40 @@ class Platform(NamedTuple):
         return (self.folder / "logs" / f"{name}.log").read_text()
 
 
-@contextlib.contextmanager
-def running(folder: Path, *, environment: Mapping[str, str] | None = None, runners: int = 1) -> Iterator[Platform]:
-    """Run a platform in `folder` while the block lasts."""
-    (folder / "logs").mkdir(parents=True, mode=0o700)
+def launch(folder: Path, *, environment: Mapping[str, str] | None = None, runners: int = 1) -> Platform:
+    """Start a platform in `folder` and wait until it serves; whoever calls ends it."""
+    (folder / "logs").mkdir(parents=True, exist_ok=True, mode=0o700)
+    (folder / "connection.json").unlink(missing_ok=True)  # of one that was killed here
     variables = {**os.environ, "DARKROOM_HOME": str(folder), "DARKROOM_THREADS": "1", **(environment or {})}
     command = [sys.executable, "-m", "darkroom", "up", "--runners", str(runners)]
     with (folder / "logs" / "up.log").open("wb") as log:
         process = subprocess.Popen(command, env=variables, stdout=log, stderr=subprocess.STDOUT)
-    family: list[psutil.Process] = []
     try:
-        connection = _connection(folder, process)
-        family = psutil.Process(process.pid).children(recursive=True)
-        yield Platform(folder, connection, process)
-        family = psutil.Process(process.pid).children(recursive=True)
+        return Platform(folder, _connection(folder, process), process)
+    except BaseException:
+        _end(process)
+        raise
+
+
+@contextlib.contextmanager
+def running(folder: Path, *, environment: Mapping[str, str] | None = None, runners: int = 1) -> Iterator[Platform]:
+    """Run a platform in `folder` while the block lasts."""
+    platform = launch(folder, environment=environment, runners=runners)
+    family = psutil.Process(platform.process.pid).children(recursive=True)
+    try:
+        yield platform
+        family = psutil.Process(platform.process.pid).children(recursive=True)
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGINT)
-        code = process.wait(STOP_TIMEOUT_S)
+        code = _end(platform.process)
     left = [child for child in family if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
     assert not left, f"left running: {left}"
     assert code == 0, (folder / "logs" / "up.log").read_text()
+
+
+def _end(process: subprocess.Popen[bytes]) -> int:
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal.SIGINT)
+    return process.wait(STOP_TIMEOUT_S)
 
 
 def _connection(folder: Path, process: subprocess.Popen[bytes]) -> home.Connection:
