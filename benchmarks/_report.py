@@ -17,9 +17,11 @@ from collections.abc import Mapping, Sequence
 Row = Mapping[str, str | int | float]
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """Parse the options that every benchmark has: `--quick` and `--json FILE`."""
+def arguments(description: str, *, flags: Mapping[str, str] | None = None) -> argparse.Namespace:
+    """Parse the options that every benchmark has, `--quick` and `--json FILE`, and this one's own flags (name: help)."""
     parser = argparse.ArgumentParser(description=description)
+    for name, meaning in (flags or {}).items():
+        parser.add_argument(f"--{name}", action="store_true", help=meaning)
     parser.add_argument("--quick", action="store_true", help="fewer repeats: shows that it runs, not how fast")
     parser.add_argument("--json", type=pathlib.Path, required=True, metavar="FILE", help="where the result goes")
     return parser.parse_args()
