@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 import grpc
+import tenacity
 
 from darkroom import errors, money, rpc
 from darkroom.api.billing_meter.v1 import account_service_pb2 as account_pb
@@ -36,6 +37,7 @@ from darkroom.client.request import Endpoints
 
 PAGE_SIZE = 200
 RESUME_PAUSE_S = 0.5
+RESUME_PATIENCE_S = 60.0  # for a scheduler that is started again somewhere
 FINAL_STATES = frozenset(
     {
         generation_pb.GENERATION_STATE_SUCCEEDED,
@@ -116,10 +118,21 @@ class AsyncClient:
                         if change.generation.state in FINAL_STATES:
                             return
             except errors.Unavailable:
-                await self.get(generation_id)  # retried by the channel; raises if the platform stays away
+                await self._back(generation_id)
             finally:
                 changes.cancel()  # whoever stops watching leaves no call behind
             await asyncio.sleep(RESUME_PAUSE_S)
+
+    async def _back(self, generation_id: str) -> None:
+        """Wait until the scheduler answers again; Unavailable if it stays away."""
+        async for attempt in tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type(errors.Unavailable),
+            wait=tenacity.wait_fixed(RESUME_PAUSE_S),
+            stop=tenacity.stop_after_delay(RESUME_PATIENCE_S),
+            reraise=True,
+        ):
+            with attempt:
+                await self.get(generation_id)
 
     async def cancel(self, generation_id: str) -> generation_pb.Generation:
         """End one generation within a step."""
