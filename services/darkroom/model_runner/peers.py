@@ -142,7 +142,7 @@ class Adapters:
         finally:
             draft.unlink(missing_ok=True)
         self._checked.add(path)
-        await asyncio.to_thread(self._make_room)
+        await self._make_room()
 
     async def _copy(self, adapter_id: str, capability: str, file: IO[bytes]) -> str:
         digest = hashlib.sha256()
@@ -170,16 +170,23 @@ class Adapters:
         self._checked.add(path)
         return True
 
-    def _make_room(self) -> None:
-        files = [(file.stat(), file) for file in self._folder.rglob("*.*") if file.is_file()]
-        total = sum(stat.st_size for stat, _ in files)
-        for stat, file in sorted(files, key=lambda one: one[0].st_mtime):
-            if total <= self._bytes_max:
-                return
-            if file not in self._in_use:
-                total -= stat.st_size
-                file.unlink(missing_ok=True)
-                self._checked.discard(file)
+    async def _make_room(self) -> None:
+        kept = await asyncio.to_thread(self._kept)
+        excess_bytes = sum(size_bytes for _, size_bytes, _ in kept) - self._bytes_max
+        for _, size_bytes, path in kept:
+            if excess_bytes > 0 and path not in self._in_use:
+                excess_bytes -= size_bytes
+                path.unlink(missing_ok=True)
+                self._checked.discard(path)
+
+    def _kept(self) -> list[tuple[float, int, Path]]:
+        """When last used, length and path of every file, the longest unused first."""
+        found = []
+        for path in self._folder.rglob("*.*"):
+            with contextlib.suppress(FileNotFoundError):  # another runner removed it
+                stat = path.stat()
+                found.append((stat.st_mtime, stat.st_size, path))
+        return sorted(found)
 
 
 async def _parts(data: bytes, sha256: str) -> AsyncIterator[media_service_pb2.PutMediaRequest]:
