@@ -72,7 +72,7 @@ def main() -> None:
 async def crowd(
     platform: platforms.Platform, *, count: int, chaos: bool
 ) -> tuple[Run, dict[str, float], list[np.ndarray]]:
-    """Serve the crowd and audit the books; AssertionError if anything was lost, doubled or is a nano-unit off."""
+    """Serve the crowd and audit the books; AssertionError if anything was lost, doubled or off by a nano-unit."""
     tenant = await load.new_tenant(platform, "crowd")
     async with platform.tenant() as other:
         alone = await load.shoot(other, count=1 + ALONE, concurrency=1, steps=STEPS)  # the first one loads the model
@@ -88,6 +88,7 @@ async def crowd(
         wall_s = time.monotonic() - started_s
         shots = shooting.result()
         pictures = [await _download(darkroom, shot) for shot in shots[:COMPARED]]
+    assert load.all_succeeded(shots)
     await load.audit(platform, tenant, shots)
     busy_s = sum(shot.generation.usage.gpu_time_us for shot in shots) / 1e6
     figures = {

@@ -22,5 +22,6 @@ async def test_nothing_is_lost_and_nothing_double(tmp_path: Path) -> None:
             blows = tasks.create_task(kills.befall(platform, done=lambda: len(ended), count=GENERATIONS))
         assert tuple(blows.result()) == kills.BLOWS
         shots = shooting.result()
+        assert load.all_succeeded(shots)
         assert max(shot.generation.attempts for shot in shots) > 1
         await load.audit(platform, tenant, shots)

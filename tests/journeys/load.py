@@ -69,7 +69,7 @@ async def shoot(
         async with places:
             started_s = time.monotonic()
             created = await patiently(lambda: darkroom.create(request(number, steps=steps)))
-            ended = await patiently(lambda: _follow(darkroom, created.generation_id))
+            ended = await patiently(lambda: follow(darkroom, created.generation_id))
             shot = Shot(ended, time.monotonic() - started_s)
             if progress is not None:
                 progress.append(shot)
@@ -93,20 +93,26 @@ async def patiently(call: Callable[[], Awaitable[Answer]]) -> Answer:
 
 
 async def audit(platform: platforms.Platform, tenant: Tenant, shots: list[Shot]) -> None:
-    """Prove that every shot succeeded, was charged once and exactly, and that every sum of the books agrees."""
+    """Prove that all of the tenant's generations ended, each with one exact outcome, and that every sum of the books agrees."""
+    ended = [shot.generation for shot in shots]
+    assert len({generation.generation_id for generation in ended}) == len(ended)
+    assert {generation.state for generation in ended} <= client.FINAL_STATES
     async with platform.tenant(tenant.api_key) as darkroom, platform.operator() as operator:
-        assert len({shot.generation.generation_id for shot in shots}) == len(shots)
-        states = [generation_pb.GenerationState.Name(shot.generation.state) for shot in shots]
-        assert states == ["GENERATION_STATE_SUCCEEDED"] * len(shots)
-        charges = [await posted(darkroom, shot.generation.generation_id) for shot in shots]
+        charges = [await posted(darkroom, generation.generation_id) for generation in ended]
         model = await darkroom.model(MODEL)
-        for shot, charge in zip(shots, charges, strict=True):
-            check_charge(shot.generation, charge, rates(model.price))
-        spent = sum(charge.amount.nanos for charge in charges)
-        assert (await darkroom.balance()).balance.nanos == CREDIT_NANOS - spent
+        for generation, charge in zip(ended, charges, strict=True):
+            check_charge(generation, charge, rates(model.price))
+        spent_nanos = sum(charge.amount.nanos for charge in charges)
+        assert (await darkroom.balance()).balance.nanos == CREDIT_NANOS - spent_nanos
         verdicts = (await operator.billing.Reconcile(billing_pb.ReconcileRequest())).results
         assert {result.name: result.violations for result in verdicts if result.violations} == {}
-    await _audit_sql(platform, tenant, generations=len(shots), spent_nanos=spent)
+    charged = sum(generation.state == generation_pb.GENERATION_STATE_SUCCEEDED for generation in ended)
+    await _audit_sql(platform, tenant, generations=len(ended), charged=charged, spent_nanos=spent_nanos)
+
+
+def all_succeeded(shots: list[Shot]) -> bool:
+    """Whether every one did."""
+    return {shot.generation.state for shot in shots} == {generation_pb.GENERATION_STATE_SUCCEEDED}
 
 
 async def posted(darkroom: client.AsyncClient, generation_id: str) -> billing_pb.Charge:
@@ -125,7 +131,11 @@ def rates(price: object) -> pricing.Rates:
 
 
 def check_charge(generation: generation_pb.Generation, charge: billing_pb.Charge, rates: pricing.Rates) -> None:
-    """Hold one bill against its generation: amount = usage x price, at most the estimate, and its lines add up."""
+    """Hold one bill against its generation: free unless it succeeded, else usage x price, at most the estimate."""
+    if generation.state != generation_pb.GENERATION_STATE_SUCCEEDED:
+        assert (charge.state, charge.amount.nanos) == (billing_pb.CHARGE_STATE_FREE, 0)
+        assert charge.free_reason
+        return
     names = ("gpu_time_us", "steps", "images", "pixels", "media_duration_us", "training_steps")
     assert charge.state == billing_pb.CHARGE_STATE_POSTED
     assert charge.usage == generation.usage
@@ -135,13 +145,16 @@ def check_charge(generation: generation_pb.Generation, charge: billing_pb.Charge
     assert charge.amount.nanos == sum(line.amount_nanos for line in charge.lines)
 
 
-async def _follow(darkroom: client.AsyncClient, generation_id: str) -> generation_pb.Generation:
+async def follow(darkroom: client.AsyncClient, generation_id: str) -> generation_pb.Generation:
+    """Watch a generation to its end."""
     async for generation in darkroom.watch(generation_id):
         latest = generation
     return latest
 
 
-async def _audit_sql(platform: platforms.Platform, tenant: Tenant, *, generations: int, spent_nanos: int) -> None:
+async def _audit_sql(
+    platform: platforms.Platform, tenant: Tenant, *, generations: int, charged: int, spent_nanos: int
+) -> None:
     connection = await asyncpg.connect(platform.postgres().url("darkroom"))
     try:
 
@@ -151,12 +164,12 @@ async def _audit_sql(platform: platforms.Platform, tenant: Tenant, *, generation
         ledger = "FROM billing_meter.entry JOIN billing_meter.txn USING (txn_id) WHERE tenant_id = $1"
         assert await row(f"SELECT coalesce(sum(nanos), 0) {ledger}") == (0,)
         assert await row(f"SELECT coalesce(sum(nanos), 0) {ledger} AND account = 'REVENUE'") == (spent_nanos,)
-        charges = "SELECT count(*), sum(amount_nanos) FROM billing_meter.charge WHERE tenant_id = $1"
-        assert await row(charges) == (generations, spent_nanos)
+        charges = "SELECT count(*), coalesce(sum(amount_nanos), 0) FROM billing_meter.charge WHERE tenant_id = $1"
+        assert await row(charges) == (charged, spent_nanos)
         usage = "SELECT count(*), count(*) FILTER (WHERE free_reason = '') FROM billing_meter.usage_event"
-        assert await row(f"{usage} WHERE tenant_id = $1") == (generations, generations)
+        assert await row(f"{usage} WHERE tenant_id = $1") == (generations, charged)
         succeeded = "SELECT count(*), count(*) FILTER (WHERE state = 'SUCCEEDED') FROM scheduler.generation"
-        assert await row(f"{succeeded} WHERE tenant_id = $1") == (generations, generations)
+        assert await row(f"{succeeded} WHERE tenant_id = $1") == (generations, charged)
         assert await row(
             "SELECT count(*) FROM scheduler.outbox WHERE subject_id IN "
             "(SELECT generation_id FROM scheduler.generation WHERE tenant_id = $1) AND delivered_at IS NOT NULL"
