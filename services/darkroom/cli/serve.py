@@ -6,6 +6,7 @@ serves: `platform` waits for it.
 
 import asyncio
 import ctypes
+import gc
 import importlib
 import os
 import signal
@@ -31,6 +32,7 @@ def serve(room: str) -> None:
         asyncio.run(server.serve(config, ready=_say_ready))
     finally:
         handle.shutdown()
+        gc.freeze()  # all is closed: Python's last collection of torch's objects took 10 s on a busy machine
 
 
 def _say_ready(address: str) -> None:
