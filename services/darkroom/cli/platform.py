@@ -20,6 +20,7 @@ from darkroom.cli import bootstrap, home, process
 from darkroom.model_runner import nvml
 
 POSTGRES_POLL_S = 1.0
+SHUTDOWN_GRACE_S = "2"  # each room's: who presses Ctrl-C waits for all of them; a cluster gives 10
 CONTROL_ROOMS = ("billing_meter", "lora_store", "media_store", "scheduler")
 
 
@@ -120,6 +121,7 @@ def _plan(environment: dict[str, str], addresses: dict[str, str], runners: int) 
 def _environment(kept: home.Secrets, addresses: dict[str, str], database_url: str, folder: Path) -> dict[str, str]:
     variables = {f"DARKROOM_{name.upper()}": value for name, value in addresses.items()}
     return {
+        "DARKROOM_SHUTDOWN_GRACE_S": SHUTDOWN_GRACE_S,
         **os.environ,
         **variables,
         "DARKROOM_LISTEN_ADDRESS": "127.0.0.1:0",
