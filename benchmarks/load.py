@@ -106,6 +106,7 @@ def one_at_a_time(count: int) -> tuple[Run, list[np.ndarray]]:
     """Make the same pictures by the pipeline, each when its turn comes; a request arrives when one of 32 callers is free."""
     models = os.environ.get("DARKROOM_CATALOG_DIR") or pathlib.Path(catalog.__file__).parent / "models"
     entry = catalog.load(pathlib.Path(models))[load.MODEL]
+    diffusers.utils.logging.disable_progress_bar()
     pipeline = diffusers.FluxPipeline.from_pretrained(entry.directory, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     _paint(pipeline, entry, 0)
