@@ -2,18 +2,23 @@
 
 import asyncio
 import dataclasses
+import inspect
 import os
+import pathlib
+import re
 import signal
 
 import grpc
 import pytest
 from google.protobuf import descriptor_pb2
+from grpc._cython import cygrpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from darkroom import rpc, settings
 from darkroom.api.billing_meter.v1 import account_service_pb2 as account
 from darkroom.api.billing_meter.v1 import account_service_pb2_grpc as account_grpc
+from darkroom.rpc import client, server
 
 from .conftest import OPERATOR_KEY, running, verify_key
 
@@ -165,3 +170,11 @@ async def test_a_failing_background_task_ends_the_body():
     with pytest.raises(ExceptionGroup) as caught:
         await body()
     assert caught.group_contains(KeyError)
+
+
+@pytest.mark.parametrize("module", [server, client])
+def test_grpc_knows_every_option_set_here(module):
+    library = pathlib.Path(cygrpc.__file__).read_bytes()
+    names = re.findall(r'"(grpc\.[a-z0-9_.]+)"', inspect.getsource(module))
+    assert len(names) >= 8
+    assert not [name for name in names if name.encode() not in library]  # gRPC ignores what it does not know

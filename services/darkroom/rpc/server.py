@@ -33,10 +33,7 @@ _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
-    (
-        "grpc.http2.min_recv_ping_interval_without_data_ms",
-        5_000,
-    ),  # the default of 300 s answers our clients with GOAWAY
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),  # the default of 300 s answers our clients with GOAWAY
 ]
 
 _Servicer = TypeVar("_Servicer")
