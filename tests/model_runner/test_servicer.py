@@ -67,6 +67,19 @@ async def test_an_outcome_is_told_again_until_it_is_acknowledged(world: worlds.W
             assert [message.WhichOneof("message") for message in third.heard] == ["listing", "heartbeat"]
 
 
+async def test_work_that_nobody_comes_back_for_is_dropped_after_the_grace(world: worlds.World) -> None:
+    live = [pb.AttemptKey()]
+    async with world.runner() as address:
+        async with world.owner(address, grace_s=0.0) as first:
+            await first.send(assign=world.assign(steps=worlds.ENDLESS_STEPS))
+            await first.until("progress")
+        while live:
+            async with world.owner(address, grace_s=0.0) as other:
+                live = list((await other.until("listing")).live)
+                outcomes = [message.WhichOneof("message") for message in other.heard[1:]]
+    assert not {"completed", "failed", "cancelled"} & set(outcomes)
+
+
 async def test_a_cancel_ends_the_work_and_says_what_was_used(world: worlds.World) -> None:
     assign = world.assign(steps=worlds.ENDLESS_STEPS)
     async with world.runner() as address, world.owner(address) as owner:

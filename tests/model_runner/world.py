@@ -169,7 +169,7 @@ class World:
         async with rpc.channel(self.addresses["media_store_address"], credential=lambda: token) as channel:
             request = media_service_pb2.ReadMediaRequest(media_id=media_id)
             stub = media_service_pb2_grpc.MediaServiceStub(channel)
-            chunks: list[bytes] = [part.chunk async for part in stub.ReadMedia(request)]
+            chunks = [bytes(part.chunk) async for part in stub.ReadMedia(request)]
         return b"".join(chunks)
 
     async def push(self, data: bytes, *, name: str = "style") -> str:
