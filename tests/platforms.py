@@ -66,7 +66,7 @@ def launch(folder: Path, *, environment: Mapping[str, str] | None = None, runner
     try:
         return Platform(folder, _connection(folder, process), process)
     except BaseException:
-        _end(process)
+        _end(process, folder)
         raise
 
 
@@ -74,21 +74,25 @@ def launch(folder: Path, *, environment: Mapping[str, str] | None = None, runner
 def running(folder: Path, *, environment: Mapping[str, str] | None = None, runners: int = 1) -> Iterator[Platform]:
     """Run a platform in `folder` while the block lasts."""
     platform = launch(folder, environment=environment, runners=runners)
-    family = psutil.Process(platform.process.pid).children(recursive=True)
     try:
         yield platform
-        family = psutil.Process(platform.process.pid).children(recursive=True)
     finally:
-        code = _end(platform.process)
-    left = [child for child in family if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
-    assert not left, f"left running: {left}"
+        code = _end(platform.process, folder)
     assert code == 0, (folder / "logs" / "up.log").read_text()
 
 
-def _end(process: subprocess.Popen[bytes]) -> int:
+def _end(process: subprocess.Popen[bytes], folder: Path) -> int:
+    """Press Ctrl-C; the exit code. Whatever is left of the platform is killed, and fails the test."""
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(signal.SIGINT)
-    return process.wait(STOP_TIMEOUT_S)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_TIMEOUT_S)
+    left = [each for each in psutil.process_iter() if _belongs(each, folder)]
+    for each in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
+    assert not left, f"left running: {left}"
+    return process.wait()
 
 
 def _connection(folder: Path, process: subprocess.Popen[bytes]) -> home.Connection:
@@ -105,4 +109,10 @@ def _connection(folder: Path, process: subprocess.Popen[bytes]) -> home.Connecti
 def _runs(process: psutil.Process, room: str) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.cmdline()[-2:] == ["serve", room]
+    return False
+
+
+def _belongs(process: psutil.Process, folder: Path) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.status() != psutil.STATUS_ZOMBIE and process.environ().get("DARKROOM_HOME") == str(folder)
     return False
