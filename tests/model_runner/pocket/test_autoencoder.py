@@ -1,7 +1,6 @@
 """The autoencoder learns, and its latents come out scaled."""
 
 import itertools
-import math
 
 import pytest
 import torch
@@ -44,14 +43,6 @@ def test_pixels_become_minus_one_to_one() -> None:
     assert tensor.dtype == torch.float32
     assert float(tensor.min()) == pytest.approx(20 / 127.5 - 1)
     assert float(tensor.max()) == pytest.approx(245 / 127.5 - 1)
-
-
-def test_the_rate_rises_then_falls_to_nothing() -> None:
-    rates = [autoencoder.rate(step, steps=100, warmup_steps=10) for step in range(101)]
-    assert rates[0] == pytest.approx(0.1)
-    assert max(rates) == rates[9]
-    assert rates[9:] == sorted(rates[9:], reverse=True)
-    assert math.isclose(rates[100], 0.0, abs_tol=1e-12)
 
 
 def test_pictures_repeat_with_the_seed_and_show_nothing_held_out() -> None:

@@ -74,6 +74,23 @@ def test_relations_are_drawn_as_said(relation: str) -> None:
         assert along > 2 * abs(across)
 
 
+@pytest.mark.parametrize("grid_px", [8, 16])
+def test_a_grid_narrows_where_things_lie(grid_px: int) -> None:
+    drawn = [scenes.draw(scene, seed=seed, grid_px=grid_px) for seed, scene in enumerate(some(300))]
+    places = {place for _, centres in drawn for place in centres}
+    assert all(x % grid_px == y % grid_px == 0 for x, y in places)
+    every_place = {8: 7 * 7, 16: 3 * 3}[grid_px]
+    assert 0.9 * every_place < len(places) <= every_place
+
+
+def test_the_coarsest_grid_leaves_one_place_for_each_thing() -> None:
+    for scene in some(200):
+        first, again = (scenes.draw(scene, seed=seed, grid_px=32) for seed in (1, 2))
+        assert np.array_equal(first.pixels, again.pixels)
+        expected = [{(16, 32), (48, 32)}, {(32, 16), (32, 48)}] if scene.relation else [{(32, 32)}]
+        assert set(first.centres) in expected
+
+
 def test_a_tenth_of_the_combinations_is_held_out_and_never_trained() -> None:
     combinations = len(scenes.COLOURS) * len(scenes.SHAPES) * (len(scenes.COLOURS) - 1)
     assert len(scenes.combinations_held_out()) == round(combinations / 10)

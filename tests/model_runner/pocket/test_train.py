@@ -13,7 +13,7 @@ from darkroom.model_runner.pocket import train
 
 def recipe(tmp_path: Path) -> subprocess.CompletedProcess[str]:
     """Train for a few steps in a process of its own, as `make pocket-image` does."""
-    short = ["--vae-steps", "2", "--decoder-steps", "2", "--steps", "2", "--scenes", "8", "--threads", "1"]
+    short = ["--quick"]
     folders = ["--out", str(tmp_path / "model"), "--work", str(tmp_path / "work")]
     command = [sys.executable, "-m", "darkroom.model_runner.pocket.train", *folders, *short]
     paths = {"PYTHONPATH": os.pathsep.join(sys.path)}

@@ -11,7 +11,7 @@ import diffusers
 import numpy as np
 import torch
 
-from darkroom.model_runner.pocket import parts, scenes
+from darkroom.model_runner.pocket import curriculum, parts, scenes
 
 BATCH = 32
 LEARNING_RATE = 2e-3
@@ -20,26 +20,23 @@ WARMUP_STEPS = 50
 DIVERGENCE_WEIGHT = 2e-4
 """Weight of the latents' divergence from a normal distribution: enough to keep them smooth, too little to blur."""
 
+SHARPEN_GRID_PX = 8
+"""The decoder is sharpened where the transformer will put things: between its tokens."""
+
 SHARPEN_NOISE = 0.1
 """Largest deviation of the noise on latents while the decoder is sharpened; the latents' own is about 1.2."""
 
 
-def pictures(*, seed: int) -> Iterator[tuple[scenes.Scene, scenes.Pixels]]:
-    """Training scenes with their pictures, without end."""
+def pictures(*, seed: int, grid_px: int = 1) -> Iterator[tuple[scenes.Scene, scenes.Pixels]]:
+    """Training scenes with their pictures, without end; centres lie at multiples of grid_px."""
     for number, scene in enumerate(scenes.training_scenes(seed=seed)):
-        yield scene, scenes.draw(scene, seed=seed * 1_000_003 + number).pixels
+        yield scene, scenes.draw(scene, seed=seed * 1_000_003 + number, grid_px=grid_px).pixels
 
 
 def tensor(pixels: list[scenes.Pixels]) -> torch.Tensor:
     """Pictures as the networks see them: float32, N x 3 x H x W, from -1 to 1."""
     stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
     return (stacked.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-
-
-def rate(step: int, *, steps: int, warmup_steps: int) -> float:
-    """Share of the learning rate at a step: a linear rise, then half a cosine down to nothing."""
-    rise = min(1.0, (step + 1) / warmup_steps)
-    return rise * 0.5 * (1 + float(np.cos(np.pi * min(1.0, step / steps))))
 
 
 def learn(vae: diffusers.AutoencoderKL, *, steps: int, seed: int, report: Callable[[int, int, float], None]) -> None:
@@ -49,7 +46,7 @@ def learn(vae: diffusers.AutoencoderKL, *, steps: int, seed: int, report: Callab
     optimizer = torch.optim.AdamW(vae.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
     source = pictures(seed=seed)
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = LEARNING_RATE * rate(step, steps=steps, warmup_steps=WARMUP_STEPS)
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * curriculum.rate(step, steps=steps, warmup=WARMUP_STEPS)
         truth = tensor([next(source)[1] for _ in range(BATCH)])
         latents = vae.encode(truth).latent_dist
         difference = vae.decode(latents.sample()).sample - truth
@@ -72,10 +69,10 @@ def sharpen(vae: diffusers.AutoencoderKL, *, steps: int, seed: int, report: Call
     """
     torch.manual_seed(seed)
     vae.to(memory_format=torch.channels_last).train()
-    weights, crew, source = list(vae.decoder.parameters()), parts.Crew(), pictures(seed=seed)
+    weights, crew, source = list(vae.decoder.parameters()), parts.Crew(), pictures(seed=seed, grid_px=SHARPEN_GRID_PX)
     optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, betas=(0.9, 0.99), fused=True)
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = LEARNING_RATE * rate(step, steps=steps, warmup_steps=WARMUP_STEPS)
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * curriculum.rate(step, steps=steps, warmup=WARMUP_STEPS)
         truth = tensor([next(source)[1] for _ in range(BATCH)])
         noise = torch.randn(BATCH, vae.config.latent_channels, *(side // 4 for side in truth.shape[2:]))
         noise *= SHARPEN_NOISE * torch.rand(BATCH, 1, 1, 1)

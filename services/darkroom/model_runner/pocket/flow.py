@@ -8,7 +8,7 @@ Each step draws from its own seed and the whole state is kept in one safetensors
 goes on as if it had not been.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,21 +16,12 @@ import diffusers
 import safetensors.torch
 import torch
 
-from darkroom.model_runner.pocket import autoencoder, networks, parts, scenes
+from darkroom.model_runner.pocket import autoencoder, curriculum, networks, parts, scenes
 
 BATCH = 64
-SCENES = 40_000
-"""Pictures whose latents are kept in memory; each is seen a dozen times, with other noise."""
-
-LEARNING_RATE = 1.2e-3
-WARMUP_STEPS = 200
 DROPPED_SHARE = 0.1
 AVERAGE_DECAY = 0.998
 """Decay of the averaged weights a step (half forgotten after 350 steps); lower at the start."""
-
-DETAIL_TIMES, LAYOUT_TIMES, LAYOUT_FROM_STEP = (0.0, 1.0), (0.7, 1.2), 2_750
-"""Times are drawn as sigmoid(normal(centre, spread)). Colours and edges are learnt in the middle times; where things lie
-is decided above 0.9, which (0, 1) draws in 1 case of 70 and (0.7, 1.2) in 1 of 9."""
 
 CHECKPOINT_STEPS = 250
 
@@ -62,9 +53,10 @@ def tokens(nets: networks.Networks, prompts: list[str]) -> tuple[torch.Tensor, t
     return clip.input_ids, t5.input_ids
 
 
-def prepare(nets: networks.Networks, *, count: int, seed: int, report: Callable[[int, int, float], None]) -> Lessons:
-    """Draw and encode the scenes to learn from; `report` is told (scene, scenes, 0.0)."""
-    source, latents, prompts = autoencoder.pictures(seed=seed), list[torch.Tensor](), list[str]()
+def prepare(nets: networks.Networks, stage: curriculum.Stage, *, report: Callable[[int, int, float], None]) -> Lessons:
+    """Draw and encode the scenes that a stage shows; `report` is told (scene, scenes, 0.0)."""
+    source, count = autoencoder.pictures(seed=stage.scenes_seed, grid_px=stage.grid_px), stage.scenes
+    latents, prompts = list[torch.Tensor](), list[str]()
     for start in range(0, count, 200):
         drawn = [next(source) for _ in range(min(200, count - start))]
         prompts += [scenes.prompt(scene) for scene, _ in drawn]
@@ -98,8 +90,8 @@ def predict(
 class Training:
     """Networks being taught: live and averaged weights, the optimizer's memory, and the step they are at."""
 
-    def __init__(self, nets: networks.Networks, *, steps: int, seed: int) -> None:
-        self.nets, self.steps, self.seed, self.step = nets, steps, seed, 0
+    def __init__(self, nets: networks.Networks, *, seed: int) -> None:
+        self.nets, self.seed, self.step = nets, seed, 0
         taught = (nets.transformer, nets.text_encoder, nets.text_encoder_2)
         self.weights = [weight for network in taught for weight in network.parameters()]
         self.averages = [weight.detach().clone() for weight in self.weights]
@@ -107,24 +99,23 @@ class Training:
             {"params": [each for each in self.weights if (each.ndim > 1) == decays], "weight_decay": 0.01 * decays}
             for decays in (True, False)
         ]
-        self.optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.99), fused=True)
+        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
         self.empty_tokens = tokens(nets, [""])
         self.crew = parts.Crew()
 
-    def learn_step(self, lessons: Lessons) -> float:
+    def learn_step(self, stage: curriculum.Stage, lessons: Lessons) -> float:
         """Take one step on a random batch and return its loss."""
-        loss = self.crew.differentiate(self._loss, self._batch(lessons), self.weights)
-        self._update()
+        loss = self.crew.differentiate(self._loss, self._batch(stage, lessons), self.weights)
+        self._update(stage.rate(self.step))
         return loss
 
-    def _batch(self, lessons: Lessons) -> Batch:
+    def _batch(self, stage: curriculum.Stage, lessons: Lessons) -> Batch:
         random = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
         chosen = torch.randint(len(lessons.latents), (BATCH,), generator=random)
         latents, clip_tokens, t5_tokens = (each[chosen] for each in lessons)
         dropped = torch.rand(BATCH, 1, generator=random) < DROPPED_SHARE
         noise = torch.randn(latents.shape, generator=random)
-        centre, spread = DETAIL_TIMES if self.step < LAYOUT_FROM_STEP else LAYOUT_TIMES
-        times = torch.sigmoid(centre + spread * torch.randn(BATCH, generator=random))
+        times = torch.sigmoid(stage.times_centre + stage.times_spread * torch.randn(BATCH, generator=random))
         return Batch(
             noisy=torch.lerp(latents, noise, times[:, None, None]),
             times=times,
@@ -138,11 +129,10 @@ class Training:
         predicted = predict(self.nets, asked.noisy, asked.times, asked.clip_tokens, asked.t5_tokens)
         return (predicted - asked.velocity).square().mean()
 
-    def _update(self) -> None:
+    def _update(self, rate: float) -> None:
         torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
-        share = autoencoder.rate(self.step, steps=self.steps, warmup_steps=WARMUP_STEPS)
         for group in self.optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * share
+            group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad()
         decay = min(AVERAGE_DECAY, (1 + self.step) / (10 + self.step))
@@ -180,20 +170,23 @@ class Training:
 
 def learn(
     nets: networks.Networks,
-    lessons: Lessons,
+    stages: Sequence[curriculum.Stage],
     *,
-    steps: int,
     seed: int,
     checkpoint: Path,
-    report: Callable[[int, int, float], None],
+    reporter: Callable[[str], Callable[[int, int, float], None]],
 ) -> None:
-    """Teach the networks in place, from the checkpoint if there is one; `report` is told (step, steps, loss)."""
-    training = Training(nets, steps=steps, seed=seed)
+    """Teach the networks in place, from the checkpoint if there is one; reports are told (step, steps, loss)."""
+    training = Training(nets, seed=seed)
     if checkpoint.exists():
         training.load(checkpoint)
-    while training.step < steps:
-        step = training.step
-        report(step, steps, training.learn_step(lessons))
-        if training.step % CHECKPOINT_STEPS == 0:
-            training.save(checkpoint)
+    report = reporter("transformer")
+    for stage in (stage for stage in stages if training.step < stage.until):
+        lessons = prepare(nets, stage, report=reporter("scenes"))
+        while training.step < stage.until:
+            step = training.step
+            report(step, stages[-1].until, training.learn_step(stage, lessons))
+            if training.step % CHECKPOINT_STEPS == 0:
+                training.save(checkpoint)
+    training.save(checkpoint)
     training.use_averages()

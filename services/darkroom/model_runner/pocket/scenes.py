@@ -43,6 +43,9 @@ RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": 
 REACH = 1.1
 """How far a shape reaches from its centre, in radii (the star's tips)."""
 
+GAP_PX, DRIFT_PX = 3, 6
+"""Two things are at least the gap apart, and drift at most so far (or one cell of the grid) from their common line."""
+
 SINGLE_SHARE = 0.3
 """Share of scenes with one thing only; pairs are harder and get the rest."""
 
@@ -147,9 +150,12 @@ def _inside_polygon(
     return inside
 
 
-def draw(scene: Scene, *, seed: int) -> Drawing:
-    """Draw a scene; the seed decides where its things lie, the same everywhere."""
-    centres = _place(scene, np.random.default_rng(seed))
+def draw(scene: Scene, *, seed: int, grid_px: int = 1) -> Drawing:
+    """Draw a scene; the seed decides where its things lie, the same everywhere.
+
+    Centres are at multiples of `grid_px`; from half of SIZE_PX on, each thing has one place only.
+    """
+    centres = _place(scene, np.random.default_rng(seed), grid_px)
     canvas = np.empty((SIZE_PX, SIZE_PX, 3), dtype=np.float32)
     canvas[:] = COLOURS[scene.background]
     for thing, (x, y) in zip(scene.things, centres, strict=True):
@@ -160,24 +166,38 @@ def draw(scene: Scene, *, seed: int) -> Drawing:
     return Drawing(pixels=np.round(canvas).astype(np.uint8), centres=centres)
 
 
-def _place(scene: Scene, random: np.random.Generator) -> tuple[tuple[int, int], ...]:
-    """Choose centres so that everything is inside, nothing touches, and the relation is the plain one."""
+def _place(scene: Scene, random: np.random.Generator, grid_px: int) -> tuple[tuple[int, int], ...]:
+    """Choose centres on the grid so that everything is inside, nothing touches, and the relation is the plain one."""
+    if grid_px * 2 >= SIZE_PX:
+        return _only_place(scene)
     reaches = [math.ceil(REACH * RADII_PX[thing.size]) for thing in scene.things]
-    lowest, highest = reaches, [SIZE_PX - 1 - reach for reach in reaches]
+    lowest = [math.ceil(reach / grid_px) for reach in reaches]
+    highest = [(SIZE_PX - 1 - reach) // grid_px for reach in reaches]
     if len(scene.things) == 1:
-        x, y = (int(each) for each in random.integers(lowest[0], highest[0] + 1, size=2))
+        x, y = (int(each) * grid_px for each in random.integers(lowest[0], highest[0] + 1, size=2))
         return ((x, y),)
     right, down = RELATIONS[scene.relation]
-    order = [0, 1] if right + down < 0 else [1, 0]
-    apart = sum(reaches) + 3
+    near, far = (0, 1) if right + down < 0 else (1, 0)
+    apart, drift = math.ceil((sum(reaches) + GAP_PX) / grid_px), round(DRIFT_PX / grid_px)
     along, across = [0, 0], [0, 0]
-    near, far = order
     along[near] = int(random.integers(lowest[near], highest[far] - apart + 1))
     along[far] = int(random.integers(along[near] + apart, highest[far] + 1))
     across[0] = int(random.integers(lowest[0], highest[0] + 1))
-    across[1] = int(np.clip(across[0] + random.integers(-6, 7), lowest[1], highest[1]))
-    pairs = list(zip(along, across, strict=True))
+    across[1] = int(np.clip(across[0] + random.integers(-drift, drift + 1), lowest[1], highest[1]))
+    pairs = [(a * grid_px, b * grid_px) for a, b in zip(along, across, strict=True)]
     return tuple((a, b) if right else (b, a) for a, b in pairs)
+
+
+def _only_place(scene: Scene) -> tuple[tuple[int, int], ...]:
+    """One thing in the middle, two a quarter of the picture to either side of it."""
+    middle, aside = SIZE_PX // 2, SIZE_PX // 4
+    if len(scene.things) == 1:
+        return ((middle, middle),)
+    right, down = RELATIONS[scene.relation]
+    return (
+        (middle + right * aside, middle + down * aside),
+        (middle - right * aside, middle - down * aside),
+    )
 
 
 @functools.cache

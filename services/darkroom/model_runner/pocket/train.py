@@ -1,8 +1,8 @@
 """The recipe of pocket-image as a command: `python -m darkroom.model_runner.pocket.train --out DIRECTORY`.
 
 In: a seed. Out: the model's folder. Draws its own pictures, teaches the autoencoder, then the transformer with its text
-encoders, and exports the averaged weights; about 70 minutes on 2 cores. What is finished is kept under --work, so a stopped run goes on.
-Next: `bench` judges the folder.
+encoders, and exports the averaged weights; up to 90 minutes on 2 cores. What is finished is kept under --work, so that
+a stopped run goes on. Next: `bench` judges the folder.
 """
 
 import argparse
@@ -11,22 +11,32 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import diffusers
 import torch
 
-from darkroom.model_runner.pocket import autoencoder, export, flow, networks
+from darkroom.model_runner.pocket import autoencoder, curriculum, export, flow, networks, parts
 
-VAE_STEPS = 1_200
-DECODER_STEPS = 1_000
-FLOW_STEPS = 7_000
+
+class Effort(NamedTuple):
+    """How long each part is taught."""
+
+    vae_steps: int
+    decoder_steps: int
+    stages: tuple[curriculum.Stage, ...]
+
+
+FULL = Effort(1_200, 1_000, curriculum.STAGES)
+QUICK = Effort(2, 2, (curriculum.STAGES[0]._replace(until=2, scenes=8),))
+"""Enough to see that everything works."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 """Names of glibc's malloc.h for `mallopt`."""
 
 
-def progress(label: str, *, every: int) -> Callable[[int, int, float], None]:
+def progress(label: str, *, every: int = 50) -> Callable[[int, int, float], None]:
     """A reporter that prints label, step, mean value since the last line, and the time left."""
     started, values, first = time.monotonic(), list[float](), list[int]()
 
@@ -47,16 +57,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write the model to")
     parser.add_argument("--work", type=Path, default=Path("build/pocket-image"), help="folder for unfinished work")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--vae-steps", type=int, default=VAE_STEPS)
-    parser.add_argument("--decoder-steps", type=int, default=DECODER_STEPS)
-    parser.add_argument("--steps", type=int, default=FLOW_STEPS, help="steps of the transformer")
-    parser.add_argument("--scenes", type=int, default=flow.SCENES, help="pictures to learn from")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="a few steps of everything: the model will be useless")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(parts.PARTS)
     _keep_memory()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    click.echo(f"revision {train(arguments)}")
+    click.echo(
+        f"revision {train(arguments.out, arguments.work, QUICK if arguments.quick else FULL, seed=arguments.seed)}"
+    )
 
 
 def _keep_memory() -> None:
@@ -67,33 +75,24 @@ def _keep_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def train(arguments: argparse.Namespace) -> str:
+def train(out: Path, work: Path, effort: Effort, *, seed: int) -> str:
     """Run the recipe and return the revision of the weights that it wrote."""
-    nets = networks.build(seed=arguments.seed)
-    nets = nets._replace(vae=_autoencoder(nets.vae, arguments))
-    report = progress("scenes", every=200)
-    lessons = flow.prepare(nets, count=arguments.scenes, seed=arguments.seed + 1, report=report)
-    flow.learn(
-        nets,
-        lessons,
-        steps=arguments.steps,
-        seed=arguments.seed,
-        checkpoint=arguments.work / "flow.safetensors",
-        report=progress("transformer", every=50),
-    )
-    return export.write(nets, arguments.out)
+    nets = networks.build(seed=seed)
+    nets = nets._replace(vae=_autoencoder(nets.vae, work, effort, seed=seed))
+    checkpoint = work / "flow.safetensors"
+    flow.learn(nets, effort.stages, seed=seed, checkpoint=checkpoint, reporter=progress)
+    return export.write(nets, out)
 
 
-def _autoencoder(vae: diffusers.AutoencoderKL, arguments: argparse.Namespace) -> diffusers.AutoencoderKL:
+def _autoencoder(vae: diffusers.AutoencoderKL, work: Path, effort: Effort, *, seed: int) -> diffusers.AutoencoderKL:
     """The taught autoencoder: each of its two lessons from the work folder if it is there."""
-    rough, sharp = arguments.work / "vae", arguments.work / "vae-sharp"
+    rough, sharp = work / "vae", work / "vae-sharp"
     if not rough.exists():
-        report = progress("autoencoder", every=50)
-        autoencoder.learn(vae, steps=arguments.vae_steps, seed=arguments.seed, report=report)
+        autoencoder.learn(vae, steps=effort.vae_steps, seed=seed, report=progress("autoencoder"))
         vae.save_pretrained(rough)
     if not sharp.exists():
-        vae, report = diffusers.AutoencoderKL.from_pretrained(rough), progress("decoder", every=50)
-        autoencoder.sharpen(vae, steps=arguments.decoder_steps, seed=arguments.seed + 2, report=report)
+        vae = diffusers.AutoencoderKL.from_pretrained(rough)
+        autoencoder.sharpen(vae, steps=effort.decoder_steps, seed=seed + 2, report=progress("decoder"))
         vae.save_pretrained(sharp)
     return diffusers.AutoencoderKL.from_pretrained(sharp).eval()
 
