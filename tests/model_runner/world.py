@@ -245,9 +245,10 @@ def adapter(*, inputs: int = 32, strength: float = 5.0) -> bytes:
     """A LoRA of the tiny transformer's first query projection, or one that does not fit it."""
     torch.manual_seed(3)
     name = "transformer.transformer_blocks.0.attn.to_q"
-    return safetensors.torch.save(
+    data: bytes = safetensors.torch.save(
         {
             f"{name}.lora_A.weight": torch.randn(2, inputs) * strength,
             f"{name}.lora_B.weight": torch.randn(32, 2) * strength,
         }
     )
+    return data
