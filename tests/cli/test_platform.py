@@ -12,12 +12,14 @@ import psutil
 import pytest
 import tenacity
 
+from darkroom import embedded_postgres
 from darkroom.cli import home
 from darkroom.cli import platform as command_platform
 from tests import platforms
 from tests.cli.conftest import command
 
 PATIENCE_S = 120.0
+pytestmark = pytest.mark.timeout(600)  # each starts a platform, which takes minutes where others work too
 ROOMS = (*command_platform.CONTROL_ROOMS, "model_runner")
 
 
@@ -51,8 +53,11 @@ def first_of_postgres(folder: Path) -> psutil.Process:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("own") / "home"
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home for the platforms of this file, one after the other."""
+    folder = tmp_path_factory.mktemp("own") / "home"
+    yield folder
+    embedded_postgres.EmbeddedPostgres(folder / "postgres").stop()  # if a test broke off
 
 
 def test_every_room_ends_with_a_platform_that_is_killed(folder: Path) -> None:
