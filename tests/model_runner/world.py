@@ -27,7 +27,7 @@ from darkroom.model_runner.engine.job import ModelSpec
 MODEL = "tiny"
 SCOPES = ("loras.read", "media.read", "media.write")
 ENDLESS_STEPS = 50_000  # minutes of work
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0  # a process that imports torch on a busy machine takes a minute
 CATALOGUE = """
 name: {name}
 kind: image
