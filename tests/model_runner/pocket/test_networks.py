@@ -30,6 +30,14 @@ def test_other_words_are_unknown_to_t5_and_letters_to_clip(fresh: networks.Netwo
     assert fresh.tokenizer.unk_token_id not in fresh.tokenizer("zebra").input_ids[1:-1]
 
 
+def test_t5_begins_with_one_head_for_what_comes_before_and_one_for_what_comes_after(fresh: networks.Networks) -> None:
+    attention = fresh.text_encoder_2.encoder.block[0].layer[0].SelfAttention
+    bias = attention.compute_bias(9, 9)[0].detach()
+    before = torch.ones(9, 9, dtype=torch.bool).tril(-1)
+    assert bias[0][before].min() > bias[0][before.T].max() + 2 * networks.ORDER_BIAS - 1
+    assert bias[1][before.T].min() > bias[1][before].max() + 2 * networks.ORDER_BIAS - 1
+
+
 def test_the_longest_prompt_fits(fresh: networks.Networks) -> None:
     longest = "a small red circle left of a large blue square on a white background"
     assert len(fresh.tokenizer(longest).input_ids) <= networks.TOKENS_MAX

@@ -8,6 +8,7 @@ Each step draws from its own seed and the whole state is kept in one safetensors
 goes on as if it had not been.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,7 @@ import diffusers
 import safetensors.torch
 import torch
 
-from darkroom.model_runner.pocket import autoencoder, curriculum, networks, parts, scenes
+from darkroom.model_runner.pocket import autoencoder, bindings, curriculum, networks, parts, scenes
 
 BATCH = 64
 DROPPED_SHARE = 0.1
@@ -27,21 +28,23 @@ CHECKPOINT_STEPS = 250
 
 
 class Lessons(NamedTuple):
-    """What is learnt from: packed latents N x tokens x channels, and the prompts' tokens N x TOKENS_MAX for CLIP and T5."""
+    """What is learnt from: packed latents N x tokens x channels, and N x TOKENS_MAX each: CLIP's and T5's tokens, labels."""
 
     latents: torch.Tensor
     clip_tokens: torch.Tensor
     t5_tokens: torch.Tensor
+    labels: torch.Tensor
 
 
 class Batch(NamedTuple):
-    """One step's questions (noisy latents, their times, tokens) and the answer (velocity)."""
+    """One step's questions (noisy latents, their times, tokens) and the answers (velocity, the tokens' labels)."""
 
     noisy: torch.Tensor
     times: torch.Tensor
     clip_tokens: torch.Tensor
     t5_tokens: torch.Tensor
     velocity: torch.Tensor
+    labels: torch.Tensor
 
 
 def tokens(nets: networks.Networks, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -63,24 +66,21 @@ def prepare(nets: networks.Networks, stage: curriculum.Stage, *, report: Callabl
         latents.append(autoencoder.encode(nets.vae, [pixels for _, pixels in drawn]))
         report(start, count, 0.0)
     stacked = torch.cat(latents).contiguous()
-    return Lessons(diffusers.FluxPipeline._pack_latents(stacked, *stacked.shape), *tokens(nets, prompts))
+    labels = torch.tensor([bindings.label(prompt) for prompt in prompts])
+    return Lessons(diffusers.FluxPipeline._pack_latents(stacked, *stacked.shape), *tokens(nets, prompts), labels)
 
 
 def predict(
-    nets: networks.Networks,
-    noisy: torch.Tensor,
-    times: torch.Tensor,
-    clip_tokens: torch.Tensor,
-    t5_tokens: torch.Tensor,
+    nets: networks.Networks, noisy: torch.Tensor, times: torch.Tensor, clip_tokens: torch.Tensor, text: torch.Tensor
 ) -> torch.Tensor:
-    """Velocity (noise - latents) of packed noisy latents at their times, N x tokens x channels."""
+    """Velocity (noise - latents) of packed noisy latents at their times, N x tokens x channels; `text` is T5's output."""
     side = networks.LATENT_SIZE // 2
     prediction: torch.Tensor = nets.transformer(
         hidden_states=noisy,
         timestep=times,
-        encoder_hidden_states=nets.text_encoder_2(t5_tokens)[0],
+        encoder_hidden_states=text,
         pooled_projections=nets.text_encoder(clip_tokens).pooler_output,
-        txt_ids=torch.zeros(t5_tokens.shape[1], 3),
+        txt_ids=torch.zeros(text.shape[1], 3),
         img_ids=diffusers.FluxPipeline._prepare_latent_image_ids(1, side, side, torch.device("cpu"), torch.float32),
         return_dict=False,
     )[0]
@@ -93,7 +93,8 @@ class Training:
     def __init__(self, nets: networks.Networks, *, seed: int) -> None:
         self.nets, self.seed, self.step = nets, seed, 0
         taught = (nets.transformer, nets.text_encoder, nets.text_encoder_2)
-        self.weights = [weight for network in taught for weight in network.parameters()]
+        self.labeller = torch.nn.Linear(networks.WIDTH, bindings.LABELS)
+        self.weights = [weight for network in (*taught, self.labeller) for weight in network.parameters()]
         self.averages = [weight.detach().clone() for weight in self.weights]
         groups = [
             {"params": [each for each in self.weights if (each.ndim > 1) == decays], "weight_decay": 0.01 * decays}
@@ -105,14 +106,15 @@ class Training:
 
     def learn_step(self, stage: curriculum.Stage, lessons: Lessons) -> float:
         """Take one step on a random batch and return its loss."""
-        loss = self.crew.differentiate(self._loss, self._batch(stage, lessons), self.weights)
+        loss_of = functools.partial(self._loss, stage.label_weight)
+        loss = self.crew.differentiate(loss_of, self._batch(stage, lessons), self.weights)
         self._update(stage.rate(self.step))
         return loss
 
     def _batch(self, stage: curriculum.Stage, lessons: Lessons) -> Batch:
         random = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
         chosen = torch.randint(len(lessons.latents), (BATCH,), generator=random)
-        latents, clip_tokens, t5_tokens = (each[chosen] for each in lessons)
+        latents, clip_tokens, t5_tokens, labels = (each[chosen] for each in lessons)
         dropped = torch.rand(BATCH, 1, generator=random) < DROPPED_SHARE
         noise = torch.randn(latents.shape, generator=random)
         times = torch.sigmoid(stage.times_centre + stage.times_spread * torch.randn(BATCH, generator=random))
@@ -122,12 +124,17 @@ class Training:
             clip_tokens=torch.where(dropped, self.empty_tokens[0], clip_tokens),
             t5_tokens=torch.where(dropped, self.empty_tokens[1], t5_tokens),
             velocity=noise - latents,
+            labels=torch.where(dropped, bindings.NOTHING, labels),
         )
 
-    def _loss(self, *part: torch.Tensor) -> torch.Tensor:
+    def _loss(self, label_weight: float, *part: torch.Tensor) -> torch.Tensor:
         asked = Batch(*part)
-        predicted = predict(self.nets, asked.noisy, asked.times, asked.clip_tokens, asked.t5_tokens)
-        return (predicted - asked.velocity).square().mean()
+        text = self.nets.text_encoder_2(asked.t5_tokens)[0]
+        predicted = predict(self.nets, asked.noisy, asked.times, asked.clip_tokens, text)
+        guesses, labels = self.labeller(text).flatten(0, 1), asked.labels.flatten()
+        confusion = torch.nn.functional.cross_entropy(guesses, labels, ignore_index=bindings.NOTHING, reduction="sum")
+        confusion = confusion / (labels != bindings.NOTHING).sum().clamp(min=1)
+        return (predicted - asked.velocity).square().mean() + label_weight * confusion
 
     def _update(self, rate: float) -> None:
         torch.nn.utils.clip_grad_norm_(self.weights, 1.0)

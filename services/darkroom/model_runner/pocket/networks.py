@@ -24,6 +24,9 @@ WIDTH = 128
 POOLED_WIDTH = 64
 """Width of the CLIP text encoder."""
 
+ORDER_BIAS = 3.0
+"""How much two of T5's heads prefer earlier, or later, words at the start: by e ** 6."""
+
 LATENT_CHANNELS = 4
 LATENT_SIZE = scenes.SIZE_PX // 4
 """Side of the latents: the autoencoder halves the picture twice."""
@@ -130,7 +133,22 @@ def _t5(tokenizer: transformers.T5TokenizerFast) -> transformers.T5EncoderModel:
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    return transformers.T5EncoderModel(config)
+    encoder = transformers.T5EncoderModel(config)
+    _look_both_ways(encoder)
+    return encoder
+
+
+@torch.no_grad()
+def _look_both_ways(encoder: transformers.T5EncoderModel) -> None:
+    """Let one head begin with what comes before a word and one with what comes after it.
+
+    Else word order is learnt far too late: biases by distance begin near 0.1 and were still below 0.34 after 10,000
+    steps, and pairs were drawn with one thing's shape twice. T5 keeps the later half of its buckets for later words.
+    """
+    bias = encoder.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
+    later = torch.arange(len(bias)) >= len(bias) // 2
+    bias[:, 0] += torch.where(later, -ORDER_BIAS, ORDER_BIAS)
+    bias[:, 1] += torch.where(later, ORDER_BIAS, -ORDER_BIAS)
 
 
 def _clip_tokenizer() -> transformers.CLIPTokenizer:
