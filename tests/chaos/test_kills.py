@@ -3,6 +3,8 @@
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from tests import platforms
 from tests.chaos import kills
 from tests.journeys import load
@@ -12,6 +14,7 @@ CONCURRENCY = 32
 STEPS = 4
 
 
+@pytest.mark.timeout(900)  # five starts of processes that load torch, on a machine that may be busy
 async def test_nothing_is_lost_and_nothing_double(tmp_path: Path) -> None:
     with platforms.running(tmp_path / "home") as platform:
         tenant = await load.new_tenant(platform, "survivor")
