@@ -59,11 +59,16 @@ class Doors:
 
     async def call_with(self, path: str, *sent: message.Message | bytes, metadata: Metadata) -> Refusal | None:
         """Call with this metadata; how it was refused, or None."""
-        try:
-            await self._send(path, sent, metadata)
-        except grpc.aio.AioRpcError as error:
-            return _refusal(error)
-        return None
+        for _ in range(5):
+            try:
+                await self._send(path, sent, metadata)
+            except grpc.aio.AioRpcError as error:
+                # grpc.aio's client says this of a stream that the server refused while it was still writing.
+                if error.code() is grpc.StatusCode.INTERNAL and "from Core" in str(error.details()):
+                    continue
+                return _refusal(error)
+            return None
+        raise AssertionError(f"{path} was refused five times before it was heard")
 
     async def _send(self, path: str, sent: Sequence[message.Message | bytes], metadata: Metadata) -> None:
         method = rpc.methods.table()[path]

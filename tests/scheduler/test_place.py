@@ -62,9 +62,7 @@ def test_refusals_are_counted():
     runners = [runner("a"), runner("b", draining=True), runner("c", draining=True), runner("d", attempts=4)]
     decision = place.place(JOB, runners, RULES)
     assert decision.rejections == {"draining": 2, "full": 1}
-    assert decision.summary == (
-        "run_a on node-a: predicted 0.4 s; no other runner could take it (2 draining, 1 full)"
-    )
+    assert decision.summary == ("run_a on node-a: predicted 0.4 s; no other runner could take it (2 draining, 1 full)")
 
 
 def test_nobody_can_take_it():

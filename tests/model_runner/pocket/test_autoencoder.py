@@ -31,8 +31,8 @@ def test_sharpening_teaches_the_decoder_and_leaves_the_latents(
     monkeypatch.setattr(autoencoder, "WARMUP_STEPS", 2)
     drawn = [pixels for _, pixels in itertools.islice(autoencoder.pictures(seed=1), 4)]
     before, errors = autoencoder.encode(fresh.vae, drawn), list[float]()
-    autoencoder.sharpen(fresh.vae, steps=12, seed=0, report=lambda step, steps, error: errors.append(error))
-    assert errors[-1] < 0.95 * errors[0]
+    autoencoder.sharpen(fresh.vae, steps=40, seed=0, report=lambda step, steps, error: errors.append(error))
+    assert sum(errors[-5:]) < 0.95 * sum(errors[:5])  # of five batches: one of eight pictures says little
     assert torch.allclose(autoencoder.encode(fresh.vae, drawn), before, atol=1e-5)
 
 

@@ -92,7 +92,9 @@ async def test_a_deadline_ends_running_work(room, tenant):
     async with stage.runners(room, "node-a") as [runner]:
         await stage.all_ready(room, 1)
         runner.behaviour.waits_over = "endless"
-        made = await tenant.create(image=stage.image("an endless circle"), deadline={"seconds": 1, "nanos": 500_000_000})
+        made = await tenant.create(
+            image=stage.image("an endless circle"), deadline={"seconds": 1, "nanos": 500_000_000}
+        )
         await stage.until(tenant, made.generation_id, stage.RUNNING)
         done = await stage.until(tenant, made.generation_id)
         assert (done.state, done.error.reason) == (stage.CANCELLED, "DEADLINE_EXCEEDED")

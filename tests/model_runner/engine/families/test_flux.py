@@ -29,11 +29,12 @@ def models(specs: dict[str, ModelSpec]) -> dict[str, flux.Flux]:
 
 @pytest.fixture(scope="module")
 def pipelines(specs: dict[str, ModelSpec]) -> dict[str, diffusers.FluxPipeline]:
-    loaded = {}
-    for name, spec in specs.items():
-        loaded[name] = diffusers.FluxPipeline.from_pretrained(spec.path, local_files_only=True)
-        loaded[name].set_progress_bar_config(disable=True)
-    return loaded
+    made = {
+        name: diffusers.FluxPipeline.from_pretrained(spec.path, local_files_only=True) for name, spec in specs.items()
+    }
+    for pipeline in made.values():
+        pipeline.set_progress_bar_config(disable=True)
+    return made
 
 
 def load(spec: ModelSpec, **options: Any) -> flux.Flux:
