@@ -12,14 +12,14 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-import darkroom
+from darkroom import catalog
 from darkroom.model_runner.engine import errors, revision
 from darkroom.model_runner.engine.families import flux
 from darkroom.model_runner.engine.job import AdapterUse, Job, ModelSpec
 from darkroom.model_runner.engine.state import State
 
 TOLERANCE = 2e-3  # of pixels in [0, 1]
-POCKET_IMAGE = Path(darkroom.__path__[0]) / "models" / "pocket-image"
+POCKET_IMAGE = Path(catalog.__file__).parent / "models" / "pocket-image"
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +29,7 @@ def models(specs: dict[str, ModelSpec]) -> dict[str, flux.Flux]:
 
 @pytest.fixture(scope="module")
 def pipelines(specs: dict[str, ModelSpec]) -> dict[str, diffusers.FluxPipeline]:
-    made = {
-        name: diffusers.FluxPipeline.from_pretrained(spec.path, local_files_only=True) for name, spec in specs.items()
-    }
+    made = {name: diffusers.FluxPipeline.from_pretrained(spec.path) for name, spec in specs.items()}
     for pipeline in made.values():
         pipeline.set_progress_bar_config(disable=True)
     return made
