@@ -153,6 +153,7 @@ class Assign(_message.Message):
     DEADLINE_FIELD_NUMBER: _builtins.int
     CAPABILITY_FIELD_NUMBER: _builtins.int
     SOLO_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     """Who pays; part of every cache key."""
     model: _builtins.str
@@ -189,6 +190,12 @@ class Assign(_message.Message):
     def deadline(self) -> _timestamp_pb2.Timestamp:
         """When its caller stops caring; unset means never."""
 
+    @_builtins.property
+    def checkpoint(self) -> Global___Checkpoint:
+        """Where an attempt before it left off: it goes on from there. Unset, or one that the runner cannot use (gone, or of
+        another model revision), means from the start.
+        """
+
     def __init__(
         self,
         *,
@@ -204,10 +211,11 @@ class Assign(_message.Message):
         deadline: _timestamp_pb2.Timestamp | None = ...,
         capability: _builtins.str = ...,
         solo: _builtins.bool = ...,
+        checkpoint: Global___Checkpoint | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "deadline", b"deadline", "image", b"image", "input", b"input", "key", b"key", "lora_training", b"lora_training", "video", b"video"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "checkpoint", b"checkpoint", "deadline", b"deadline", "image", b"image", "input", b"input", "key", b"key", "lora_training", b"lora_training", "video", b"video"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "capability", b"capability", "deadline", b"deadline", "image", b"image", "input", b"input", "key", b"key", "lora_training", b"lora_training", "model", b"model", "model_revision", b"model_revision", "priority", b"priority", "solo", b"solo", "tenant_id", b"tenant_id", "video", b"video"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "capability", b"capability", "checkpoint", b"checkpoint", "deadline", b"deadline", "image", b"image", "input", b"input", "key", b"key", "lora_training", b"lora_training", "model", b"model", "model_revision", b"model_revision", "priority", b"priority", "solo", b"solo", "tenant_id", b"tenant_id", "video", b"video"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["image", "video", "audio", "lora_training"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
@@ -276,6 +284,8 @@ class WorkResponse(_message.Message):
     COMPLETED_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
     CANCELLED_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    SUSPENDED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def listing(self) -> Global___Listing:
         """The live attempts; first and once."""
@@ -304,6 +314,14 @@ class WorkResponse(_message.Message):
     def cancelled(self) -> Global___Cancelled:
         """An attempt was ended by Cancel; sent again after a reconnection until acknowledged."""
 
+    @_builtins.property
+    def checkpoint(self) -> Global___Checkpoint:
+        """An attempt can be gone on with from here, should this runner die."""
+
+    @_builtins.property
+    def suspended(self) -> Global___Suspended:
+        """An attempt was put aside to go on elsewhere; sent again after a reconnection until acknowledged."""
+
     def __init__(
         self,
         *,
@@ -314,12 +332,14 @@ class WorkResponse(_message.Message):
         completed: Global___Completed | None = ...,
         failed: Global___Failed | None = ...,
         cancelled: Global___Cancelled | None = ...,
+        checkpoint: Global___Checkpoint | None = ...,
+        suspended: Global___Suspended | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cancelled", b"cancelled", "completed", b"completed", "failed", b"failed", "heartbeat", b"heartbeat", "listing", b"listing", "message", b"message", "progress", b"progress"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cancelled", b"cancelled", "checkpoint", b"checkpoint", "completed", b"completed", "failed", b"failed", "heartbeat", b"heartbeat", "listing", b"listing", "message", b"message", "progress", b"progress", "suspended", b"suspended"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cancelled", b"cancelled", "completed", b"completed", "failed", b"failed", "heartbeat", b"heartbeat", "listing", b"listing", "message", b"message", "progress", b"progress"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cancelled", b"cancelled", "checkpoint", b"checkpoint", "completed", b"completed", "failed", b"failed", "heartbeat", b"heartbeat", "listing", b"listing", "message", b"message", "progress", b"progress", "suspended", b"suspended"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["listing", "heartbeat", "accepted", "progress", "completed", "failed", "cancelled"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["listing", "heartbeat", "accepted", "progress", "completed", "failed", "cancelled", "checkpoint", "suspended"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -485,12 +505,15 @@ class Progress(_message.Message):
     STEPS_DONE_FIELD_NUMBER: _builtins.int
     STEPS_TOTAL_FIELD_NUMBER: _builtins.int
     REMAINING_US_FIELD_NUMBER: _builtins.int
+    RESUMED_STEP_FIELD_NUMBER: _builtins.int
     steps_done: _builtins.int
     """Steps done over all outputs."""
     steps_total: _builtins.int
     """Steps to do over all outputs."""
     remaining_us: _builtins.int
     """Predicted time to its end, in microseconds."""
+    resumed_step: _builtins.int
+    """Steps that were done when the attempt began, by the checkpoint that it went on from; 0 means from the start."""
     @_builtins.property
     def key(self) -> Global___AttemptKey:
         """Which attempt."""
@@ -502,10 +525,11 @@ class Progress(_message.Message):
         steps_done: _builtins.int = ...,
         steps_total: _builtins.int = ...,
         remaining_us: _builtins.int = ...,
+        resumed_step: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "remaining_us", b"remaining_us", "steps_done", b"steps_done", "steps_total", b"steps_total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "remaining_us", b"remaining_us", "resumed_step", b"resumed_step", "steps_done", b"steps_done", "steps_total", b"steps_total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -521,6 +545,9 @@ class Completed(_message.Message):
     ARTIFACTS_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     STAGES_FIELD_NUMBER: _builtins.int
+    RESUMED_STEP_FIELD_NUMBER: _builtins.int
+    resumed_step: _builtins.int
+    """As in Progress."""
     @_builtins.property
     def key(self) -> Global___AttemptKey:
         """Which attempt."""
@@ -544,10 +571,11 @@ class Completed(_message.Message):
         artifacts: _abc.Iterable[_media_pb2.Artifact] | None = ...,
         usage: _money_pb2.Usage | None = ...,
         stages: _generation_pb2.StageTimes | None = ...,
+        resumed_step: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "stages", b"stages", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "key", b"key", "stages", b"stages", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "key", b"key", "resumed_step", b"resumed_step", "stages", b"stages", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -622,3 +650,73 @@ class Cancelled(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Cancelled: _TypeAlias = Cancelled  # noqa: Y015
+
+@_typing.final
+class Checkpoint(_message.Message):
+    """The state of an attempt at one moment, stored as its tenant's media for a short time; the newest one counts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    MEDIA_ID_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    media_id: _builtins.str
+    """The state's bytes in media_store ("med_…"); no artifact."""
+    step: _builtins.int
+    """Steps done over all outputs."""
+    @_builtins.property
+    def key(self) -> Global___AttemptKey:
+        """The attempt that made it."""
+
+    @_builtins.property
+    def usage(self) -> _money_pb2.Usage:
+        """What the generation has used up to there, by all its attempts: each step of the way once. What was lost after an
+        earlier checkpoint is not in it.
+        """
+
+    def __init__(
+        self,
+        *,
+        key: Global___AttemptKey | None = ...,
+        media_id: _builtins.str = ...,
+        step: _builtins.int = ...,
+        usage: _money_pb2.Usage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "media_id", b"media_id", "step", b"step", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015
+
+@_typing.final
+class Suspended(_message.Message):
+    """An attempt ended before its time through nobody's fault: the runner drains, or needs the memory."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def key(self) -> Global___AttemptKey:
+        """Which attempt."""
+
+    @_builtins.property
+    def checkpoint(self) -> Global___Checkpoint:
+        """Where it can be gone on with."""
+
+    def __init__(
+        self,
+        *,
+        key: Global___AttemptKey | None = ...,
+        checkpoint: Global___Checkpoint | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Suspended: _TypeAlias = Suspended  # noqa: Y015

@@ -190,6 +190,7 @@ class Generation(_message.Message):
     STAGES_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     RUNNER_ID_FIELD_NUMBER: _builtins.int
+    RESUMED_STEP_FIELD_NUMBER: _builtins.int
     generation_id: _builtins.str
     """Id ("gen_…"); sorts by creation time."""
     model: _builtins.str
@@ -210,6 +211,8 @@ class Generation(_message.Message):
     """Number of its latest event; pass it to WatchGeneration to go on from here."""
     runner_id: _builtins.str
     """The runner of its present or last attempt ("run_…"); empty before the first."""
+    resumed_step: _builtins.int
+    """Steps that were done when its present or last attempt began, by a checkpoint; 0 means from the start."""
     @_builtins.property
     def image(self) -> _inputs_pb2.ImageInput:
         """Text or image to image."""
@@ -298,10 +301,11 @@ class Generation(_message.Message):
         stages: Global___StageTimes | None = ...,
         sequence: _builtins.int = ...,
         runner_id: _builtins.str = ...,
+        resumed_step: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "created_at", b"created_at", "deadline", b"deadline", "error", b"error", "estimate", b"estimate", "expected_finish_at", b"expected_finish_at", "finished_at", b"finished_at", "image", b"image", "input", b"input", "lora_training", b"lora_training", "stages", b"stages", "started_at", b"started_at", "usage", b"usage", "video", b"video"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "attempts", b"attempts", "audio", b"audio", "created_at", b"created_at", "deadline", b"deadline", "error", b"error", "estimate", b"estimate", "expected_finish_at", b"expected_finish_at", "finished_at", b"finished_at", "generation_id", b"generation_id", "image", b"image", "input", b"input", "lora_training", b"lora_training", "model", b"model", "model_revision", b"model_revision", "priority", b"priority", "runner_id", b"runner_id", "sequence", b"sequence", "stages", b"stages", "started_at", b"started_at", "state", b"state", "steps_done", b"steps_done", "steps_total", b"steps_total", "tags", b"tags", "usage", b"usage", "video", b"video"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "attempts", b"attempts", "audio", b"audio", "created_at", b"created_at", "deadline", b"deadline", "error", b"error", "estimate", b"estimate", "expected_finish_at", b"expected_finish_at", "finished_at", b"finished_at", "generation_id", b"generation_id", "image", b"image", "input", b"input", "lora_training", b"lora_training", "model", b"model", "model_revision", b"model_revision", "priority", b"priority", "resumed_step", b"resumed_step", "runner_id", b"runner_id", "sequence", b"sequence", "stages", b"stages", "started_at", b"started_at", "state", b"state", "steps_done", b"steps_done", "steps_total", b"steps_total", "tags", b"tags", "usage", b"usage", "video", b"video"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["image", "video", "audio", "lora_training"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015

@@ -428,6 +428,7 @@ class PlacementDecision(_message.Message):
     CANDIDATES_FIELD_NUMBER: _builtins.int
     REJECTIONS_FIELD_NUMBER: _builtins.int
     PREVIOUS_ATTEMPT_END_FIELD_NUMBER: _builtins.int
+    RESUMED_STEP_FIELD_NUMBER: _builtins.int
     attempt: _builtins.int
     """Number of the attempt that it began, from 1."""
     pool: _builtins.str
@@ -438,6 +439,8 @@ class PlacementDecision(_message.Message):
     """The reason in one sentence."""
     previous_attempt_end: _builtins.str
     """Why the attempt before this one ended, if there was one, such as "RUNNER_LOST"."""
+    resumed_step: _builtins.int
+    """Steps that were done when the attempt began, by the checkpoint that it went on from; 0 means from the start."""
     @_builtins.property
     def decided_at(self) -> _timestamp_pb2.Timestamp:
         """When it was taken."""
@@ -461,10 +464,11 @@ class PlacementDecision(_message.Message):
         candidates: _abc.Iterable[Global___PlacementCandidate] | None = ...,
         rejections: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         previous_attempt_end: _builtins.str = ...,
+        resumed_step: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decided_at", b"decided_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "candidates", b"candidates", "decided_at", b"decided_at", "pool", b"pool", "previous_attempt_end", b"previous_attempt_end", "rejections", b"rejections", "runner_id", b"runner_id", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "candidates", b"candidates", "decided_at", b"decided_at", "pool", b"pool", "previous_attempt_end", b"previous_attempt_end", "rejections", b"rejections", "resumed_step", b"resumed_step", "runner_id", b"runner_id", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
