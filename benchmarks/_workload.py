@@ -12,10 +12,12 @@ from typing import NamedTuple
 import safetensors.torch
 import torch
 
-from darkroom import catalog
-from darkroom.model_runner import messages
 from darkroom.model_runner.engine import job as engine_job
+from darkroom.model_runner.engine import revision
 from darkroom.model_runner.pocket import scenes
+
+POCKET = pathlib.Path(revision.__file__).parents[2] / "models" / "pocket-image"
+SIDE_PX, GUIDANCE_SCALE, TEXT_TOKENS = 64, 3.0, 20  # of its catalogue entry, whose reader a bare GPU machine lacks
 
 STEPS = (4, 28, 50)
 INTERACTIVE_SHARE = 0.3
@@ -36,11 +38,6 @@ class Request(NamedTuple):
     adapter: engine_job.AdapterUse | None
 
 
-def entry(name: str = "pocket-image") -> catalog.ModelEntry:
-    """The catalogue's entry of the model that is compared."""
-    return catalog.load(pathlib.Path(catalog.__file__).parent / "models")[name]
-
-
 def requests(count: int, *, per_s: float | None, adapters: list[engine_job.AdapterUse], seed: int = 0) -> list[Request]:
     """Draw requests with exponential gaps (Poisson arrivals); all at once without a rate."""
     draw = random.Random(seed)
@@ -54,27 +51,34 @@ def requests(count: int, *, per_s: float | None, adapters: list[engine_job.Adapt
     return drawn
 
 
-def job(request: Request, model: catalog.ModelEntry) -> engine_job.Job:
+def job(request: Request) -> engine_job.Job:
     """The request as our engine takes it."""
     return engine_job.Job(
         key=str(request.number),
         tenant_id="benchmark",
-        model=model.name,
+        model=POCKET.name,
         prompt=request.prompt,
-        width=model.defaults.width,
-        height=model.defaults.height,
+        width=SIDE_PX,
+        height=SIDE_PX,
         steps=request.steps,
-        guidance_scale=model.defaults.guidance_scale,
+        guidance_scale=GUIDANCE_SCALE,
         seeds=(request.number,),
         adapters=(request.adapter,) if request.adapter else (),
-        max_sequence_length=model.max_sequence_length,
+        max_sequence_length=TEXT_TOKENS,
         priority=engine_job.Priority.INTERACTIVE if request.interactive else engine_job.Priority.STANDARD,
     )
 
 
-def spec(model: catalog.ModelEntry) -> engine_job.ModelSpec:
-    """What our engine reads of the entry."""
-    return messages.spec(model)
+def spec() -> engine_job.ModelSpec:
+    """What our engine reads of pocket-image's catalogue entry."""
+    return engine_job.ModelSpec(
+        name=POCKET.name,
+        family="flux",
+        path=POCKET,
+        revision=revision.digest(POCKET),
+        guidance="true_cfg",
+        memory_bytes=64_000_000,
+    )
 
 
 def write_adapters(folder: pathlib.Path, denoiser: torch.nn.Module) -> list[engine_job.AdapterUse]:

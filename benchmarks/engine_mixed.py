@@ -22,7 +22,6 @@ import numpy as np
 import PIL.Image
 import torch
 
-from darkroom import catalog
 from darkroom.model_runner.engine import adapters, engine
 from darkroom.model_runner.engine import job as engine_job
 
@@ -33,6 +32,13 @@ SEED_SATURATED, SEED_PACED = 1, 2
 THREADS = 1  # of one operation; more spin against each other on shared cores, in all three engines alike
 
 Pick: TypeAlias = Callable[[Sequence[_workload.Request]], list[_workload.Request]]
+
+
+class Place(NamedTuple):
+    """Where all three engines compute."""
+
+    device: str = "cpu"
+    dtype: engine_job.Dtype = "float32"
 
 
 class Served(NamedTuple):
@@ -55,9 +61,10 @@ class Served(NamedTuple):
 class Diffusers:
     """The baselines' pipeline, with LoRAs by hooks."""
 
-    def __init__(self, model: catalog.ModelEntry) -> None:
-        self._model = model
-        self.pipeline = diffusers.FluxPipeline.from_pretrained(model.directory, local_files_only=True)
+    def __init__(self, place: Place) -> None:
+        dtype = getattr(torch, place.dtype)
+        self.pipeline = diffusers.FluxPipeline.from_pretrained(_workload.POCKET, local_files_only=True, dtype=dtype)
+        self.pipeline.to(place.device)
         self.pipeline.set_progress_bar_config(disable=True)
         self._bank = adapters.Bank(self.pipeline.transformer, resident_max=_workload.ADAPTERS)
 
@@ -69,11 +76,11 @@ class Diffusers:
             images = self.pipeline(
                 [each.prompt for each in batch],
                 negative_prompt=[""] * size,
-                true_cfg_scale=self._model.defaults.guidance_scale,
+                true_cfg_scale=_workload.GUIDANCE_SCALE,
                 num_inference_steps=batch[0].steps,
-                width=self._model.defaults.width,
-                height=self._model.defaults.height,
-                max_sequence_length=self._model.max_sequence_length,
+                width=_workload.SIDE_PX,
+                height=_workload.SIDE_PX,
+                max_sequence_length=_workload.TEXT_TOKENS,
                 generator=[torch.Generator().manual_seed(each.number) for each in batch],
             ).images
         for image in images:
@@ -111,16 +118,18 @@ def equal(waiting: Sequence[_workload.Request]) -> list[_workload.Request]:
     return same[:BATCH_MAX]
 
 
-def ours(requests: Sequence[_workload.Request], model: catalog.ModelEntry) -> Served:
+def ours(requests: Sequence[_workload.Request], place: Place) -> Served:
     """Serve requests as they come by our engine, whose cost table knows nothing at first."""
     events: queue.SimpleQueue[engine_job.Event] = queue.SimpleQueue()
-    config = engine_job.EngineConfig(batch_rows_max=2 * BATCH_MAX, rows_live_max=len(requests) + 1)
-    running = engine.Engine(config, [_workload.spec(model)], events.put)
+    config = engine_job.EngineConfig(
+        device=place.device, dtype=place.dtype, batch_rows_max=2 * BATCH_MAX, rows_live_max=len(requests) + 1
+    )
+    running = engine.Engine(config, [_workload.spec()], events.put)
     try:
-        running.submit(_workload.job(requests[0]._replace(number=-1), model))  # loads the model, as the baselines have
+        running.submit(_workload.job(requests[0]._replace(number=-1)))  # loads the model, as the baselines have
         while not isinstance(events.get(), engine_job.Finished):
             pass
-        return _drive(running, events, requests, model)
+        return _drive(running, events, requests)
     finally:
         running.close()
 
@@ -129,13 +138,12 @@ def _drive(
     running: engine.Engine,
     events: "queue.SimpleQueue[engine_job.Event]",
     requests: Sequence[_workload.Request],
-    model: catalog.ModelEntry,
 ) -> Served:
     ends_s, coming, started_s = dict[int, float](), list(requests), time.monotonic()
     while len(ends_s) < len(requests):
         now_s = time.monotonic() - started_s
         while coming and coming[0].arrival_s <= now_s:
-            running.submit(_workload.job(coming.pop(0), model))
+            running.submit(_workload.job(coming.pop(0)))
         try:
             event = events.get(timeout=max(0.0, coming[0].arrival_s - now_s) if coming else None)
         except queue.Empty:
@@ -149,32 +157,37 @@ def _drive(
 
 
 def main() -> None:
-    """Measure the three engines saturated, then ours and the request batcher at 80 % of its capacity."""
+    """Measure on this machine's CPU."""
     options = _report.arguments(__doc__)
-    count = 8 if options.quick else 120
     torch.set_num_threads(THREADS)
-    model = _workload.entry()
-    baseline = Diffusers(model)
+    figures, tables = compare(count=8 if options.quick else 120, place=Place())
+    _report.finish(options.json, name="engine_mixed", figures=figures, tables=tables)
+
+
+def compare(*, count: int, place: Place) -> tuple[dict[str, float], dict[str, list[_report.Row]]]:
+    """Measure the three engines saturated, then ours and the request batcher at 80 % of its capacity."""
+    baseline = Diffusers(place)
     with tempfile.TemporaryDirectory(prefix="darkroom-mixed-") as folder:
         uses = _workload.write_adapters(pathlib.Path(folder), baseline.pipeline.transformer)
         at_once = _workload.requests(count, per_s=None, adapters=uses, seed=SEED_SATURATED)
         baseline.paint(at_once[:1])
         saturated = {
-            "ours": _measure("ours, saturated", lambda: ours(at_once, model)),
+            "ours": _measure("ours, saturated", lambda: ours(at_once, place)),
             "one at a time": _measure("one at a time, saturated", lambda: baseline.serve(at_once, one)),
             "request batching": _measure("request batching, saturated", lambda: baseline.serve(at_once, equal)),
         }
         rate_per_s = LOAD * saturated["request batching"].per_s
         coming = _workload.requests(count, per_s=rate_per_s, adapters=uses, seed=SEED_PACED)
         paced = {
-            "ours": _measure("ours, paced", lambda: ours(coming, model)),
+            "ours": _measure("ours, paced", lambda: ours(coming, place)),
             "request batching": _measure("request batching, paced", lambda: baseline.serve(coming, equal)),
         }
-    _finish(options.json, saturated, paced, rate_per_s)
+    return _compared(saturated, paced, rate_per_s)
 
 
-def _finish(path: pathlib.Path, saturated: dict[str, Served], paced: dict[str, Served], rate_per_s: float) -> None:
-    """Compare, print and write."""
+def _compared(
+    saturated: dict[str, Served], paced: dict[str, Served], rate_per_s: float
+) -> tuple[dict[str, float], dict[str, list[_report.Row]]]:
     p95_s = {
         (name, interactive): served.p95_s(interactive=interactive)
         for name, served in paced.items()
@@ -186,7 +199,7 @@ def _finish(path: pathlib.Path, saturated: dict[str, Served], paced: dict[str, S
         "interactive_p95_vs_request_batching": p95_s["ours", True] / p95_s["request batching", True],
         "other_p95_vs_request_batching": p95_s["ours", False] / p95_s["request batching", False],
     }
-    tables = {
+    tables: dict[str, list[_report.Row]] = {
         "everything at once": [{"engine": name, "requests_per_s": served.per_s} for name, served in saturated.items()],
         f"arrivals at {rate_per_s:.2f}/s": [
             {"engine": name, "interactive_p95_s": p95_s[name, True], "other_p95_s": p95_s[name, False]}
@@ -194,7 +207,7 @@ def _finish(path: pathlib.Path, saturated: dict[str, Served], paced: dict[str, S
         ],
         "figures": [{"figure": name, "value": value} for name, value in figures.items()],
     }
-    _report.finish(path, name="engine_mixed", figures=figures, tables=tables)
+    return figures, tables
 
 
 def _measure(label: str, serve: Callable[[], Served]) -> Served:
