@@ -1,0 +1,54 @@
+"""Pictures that a generation starts from.
+
+In: the bytes of a file as a tenant sent it, and the size that the denoiser needs. Out: pixels as diffusers'
+`VaeImageProcessor` hands them to a VAE, and the latents that it makes of them. Next: families noise or append those.
+"""
+
+import io
+
+import PIL.Image
+import PIL.ImageOps
+import torch
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from torch import Tensor
+
+from darkroom.model_runner.engine import errors
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+"""What Pillow may try to read. Others (EPS among them) start programs or are rarely looked at."""
+PIXELS_MAX = 64 << 20
+"""In one source picture, before it is resized: 192 MiB decoded."""
+
+_PICTURES = VaeImageProcessor(vae_scale_factor=1)
+_MASKS = VaeImageProcessor(vae_scale_factor=1, do_normalize=False, do_binarize=True, do_convert_grayscale=True)
+
+
+def read(data: bytes, *, field: str) -> PIL.Image.Image:
+    """Return the picture of a file, in RGB and upright; BadRequest, naming `field`, if it is none or too large."""
+    try:
+        with PIL.Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            if picture.width * picture.height > PIXELS_MAX:
+                raise errors.BadRequest(f"{field}: {picture.width}x{picture.height} is more than {PIXELS_MAX} pixels")
+            return PIL.ImageOps.exif_transpose(picture).convert("RGB")
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        raise errors.BadRequest(f"{field}: not a readable picture ({', '.join(FORMATS)})") from error
+
+
+def pixels(picture: PIL.Image.Image, *, width: int, height: int) -> Tensor:
+    """Return it resized (Lanczos), float32 [1, 3, height, width], -1 to 1."""
+    resized: Tensor = _PICTURES.preprocess(picture, height, width)
+    return resized
+
+
+def mask(picture: PIL.Image.Image, *, width: int, height: int) -> Tensor:
+    """Return it resized and binarised, float32 [1, 1, height, width]: 1 is painted anew, 0 stays."""
+    resized: Tensor = _MASKS.preprocess(picture, height, width)
+    return resized
+
+
+def sample(distribution: DiagonalGaussianDistribution, generator: torch.Generator) -> Tensor:
+    """Draw latents from what a VAE said of a picture, float32: on the CPU, so that a seed means the same everywhere."""
+    noise = torch.randn(distribution.mean.shape, generator=generator).to(distribution.mean.device)
+    drawn: Tensor = distribution.mean.float() + distribution.std.float() * noise
+    return drawn

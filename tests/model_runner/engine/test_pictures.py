@@ -1,0 +1,75 @@
+"""Source pictures reach a VAE as diffusers would hand them to it, whatever file they came in."""
+
+import io
+from typing import Any
+
+import PIL.Image
+import pytest
+import torch
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+from darkroom.model_runner.engine import errors, pictures
+
+
+def gradient(width: int, height: int) -> PIL.Image.Image:
+    picture = PIL.Image.new("RGB", (width, height))
+    picture.putdata([(x * 255 // width, y * 255 // height, 90) for y in range(height) for x in range(width)])
+    return picture
+
+
+def file(picture: PIL.Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    written = io.BytesIO()
+    picture.save(written, format=kind, **options)
+    return written.getvalue()
+
+
+@pytest.mark.parametrize("size", [(32, 16), (48, 40)])
+def test_pixels_are_those_of_the_image_processor(size: tuple[int, int]) -> None:
+    width, height = size
+    picture = gradient(41, 37)
+    expected = VaeImageProcessor(vae_scale_factor=8).preprocess(picture, height, width)
+    found = pictures.pixels(pictures.read(file(picture), field="image"), width=width, height=height)
+    assert found.shape == (1, 3, height, width)
+    assert torch.equal(found, expected)
+
+
+def test_a_mask_is_one_where_it_is_bright() -> None:
+    drawn = PIL.Image.new("L", (8, 8), 100)
+    drawn.paste(200, (0, 0, 4, 8))
+    found = pictures.mask(pictures.read(file(drawn), field="mask"), width=8, height=8)
+    assert found.shape == (1, 1, 8, 8)
+    assert found[0, 0, :, :4].eq(1).all()
+    assert found[0, 0, :, 4:].eq(0).all()
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"), [("RGBA", "PNG"), ("P", "PNG"), ("L", "JPEG"), ("CMYK", "JPEG"), ("RGB", "WEBP")]
+)
+def test_every_kind_of_file_becomes_rgb(mode: str, kind: str) -> None:
+    assert pictures.read(file(gradient(8, 8).convert(mode), kind), field="image").mode == "RGB"
+
+
+def test_a_photo_is_turned_upright() -> None:
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # orientation: turn right by 90 degrees
+    assert pictures.read(file(gradient(8, 4), "JPEG", exif=exif), field="image").size == (4, 8)
+
+
+@pytest.mark.parametrize("data", [b"", b"no picture", file(gradient(8, 8))[:60], file(gradient(8, 8), "BMP")])
+def test_what_is_no_picture_is_refused_by_its_field(data: bytes) -> None:
+    with pytest.raises(errors.BadRequest, match="mask_image: not a readable picture"):
+        pictures.read(data, field="mask_image")
+
+
+def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "PIXELS_MAX", 63)
+    with pytest.raises(errors.BadRequest, match="source_image: 8x8"):
+        pictures.read(file(gradient(8, 8)), field="source_image")
+
+
+def test_a_sample_is_diffusers_own() -> None:
+    torch.manual_seed(0)
+    distribution = DiagonalGaussianDistribution(torch.randn(1, 8, 3, 4))
+    expected = distribution.sample(torch.Generator("cpu").manual_seed(5))
+    assert torch.equal(pictures.sample(distribution, torch.Generator("cpu").manual_seed(5)), expected)
