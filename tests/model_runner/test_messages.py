@@ -135,14 +135,14 @@ def test_a_device_is_told_as_it_is() -> None:
     assert (told.product, told.uuid, told.memory_bytes, told.driver_version) == ("NVIDIA H200", "GPU-1", 141, "550")
 
 
-def test_guided_and_unguided_steps_are_one_row_the_dearer() -> None:
+def test_guided_and_unguided_steps_are_told_apart() -> None:
     costs = [
-        StepCost(Shape("m", 64, 32, True, 2), 900, 5),
-        StepCost(Shape("m", 64, 32, False, 2), 500, 5),
-        StepCost(Shape("m", 64, 32, False, 1), 300, 5),
+        StepCost(Shape("m", "64x32", True, 2), 900, 5),
+        StepCost(Shape("m", "64x32", False, 2), 500, 5),
+        StepCost(Shape("m", "64x32", False, 1), 300, 5),
     ]
-    told = {(cost.shape, cost.rows): cost.step_us for cost in messages.step_costs(costs)}
-    assert told == {("64x32", 2): 900, ("64x32", 1): 300}
+    told = {(cost.shape, cost.guided, cost.rows): cost.step_us for cost in messages.step_costs(costs)}
+    assert told == {("64x32", True, 2): 900, ("64x32", False, 2): 500, ("64x32", False, 1): 300}
 
 
 def test_a_heartbeat_counts_no_trial_as_anybodys_work() -> None:

@@ -2,7 +2,7 @@ import pytest
 
 from darkroom.model_runner import step_cost
 
-SHAPE = step_cost.Shape("pocket-image", 64, 64, True, 4)
+SHAPE = step_cost.Shape("pocket-image", "64x64", True, 4)
 
 
 def test_the_first_slice_is_the_first_average() -> None:

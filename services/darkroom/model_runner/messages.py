@@ -146,12 +146,17 @@ def sample(seen: nvml.DeviceSample) -> device_pb2.DeviceSample:
 
 
 def step_costs(costs: Iterable[step_cost.StepCost]) -> list[pb.StepCost]:
-    """The table as the scheduler reads it: with and without guidance is one row there, the dearer."""
-    told: dict[tuple[str, str, int], pb.StepCost] = {}
-    for cost in sorted(costs, key=lambda cost: cost.step_us):
-        model, shape, rows = cost.shape.model, f"{cost.shape.width}x{cost.shape.height}", cost.shape.rows
-        told[model, shape, rows] = pb.StepCost(model=model, shape=shape, rows=rows, step_us=cost.step_us)
-    return list(told.values())
+    """The table as the scheduler reads it."""
+    return [
+        pb.StepCost(
+            model=cost.shape.model,
+            shape=cost.shape.size,
+            rows=cost.shape.rows,
+            step_us=cost.step_us,
+            guided=cost.shape.guided,
+        )
+        for cost in costs
+    ]
 
 
 def heartbeat(

@@ -17,8 +17,8 @@ class Shape(NamedTuple):
     """What makes two slices cost the same."""
 
     model: str
-    width: int
-    height: int
+    size: str
+    """A bucket's name, `64x64`, `832x480x81`."""
     guided: bool
     """Two predictions a row, with and without the prompt."""
     rows: int

@@ -5,15 +5,27 @@ number of `Progressed`, then exactly one of `Finished`, `Failed`, `Cancelled`. A
 so that they may be handed between threads. Next: `step_loop`.
 """
 
-from dataclasses import dataclass
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from darkroom.model_runner.engine.errors import Fault
 from darkroom.model_runner.step_cost import StepCost
 
 Guidance = Literal["true_cfg", "embedded", "none"]
 Dtype = Literal["float32", "float16", "bfloat16"]
+Tier = Literal["LOSSLESS", "HIGH", "DRAFT"]
+JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
+
+
+class Priority(enum.IntEnum):
+    """A generation's class; the lowest number goes first."""
+
+    INTERACTIVE = 0
+    STANDARD = 1
+    BATCH = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +44,8 @@ class EngineConfig:
     """Resident models together, by the need that their catalogue entries state."""
     adapters_resident_max: int = 32
     """LoRAs kept on the device for each model; the longest unused goes first. At least 1."""
+    embeddings_bytes_max: int = 256 << 20
+    """Prompt embeddings kept on the device; 0 keeps none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +93,26 @@ class Job:
     """Tokens of the text encoders that take a length, 1 to 512."""
     solo: bool = False
     """Whether it must share no batch, being suspected of killing runners."""
+    priority: Priority = Priority.STANDARD
+    deadline_us: int | None = None
+    """On `time.monotonic`: when its caller stops caring."""
+    sampler: str = ""
+    """By its name in `samplers`; empty: the model's own."""
+    tier: Tier = "LOSSLESS"
+    frames: int = 1
+    frames_per_second: int = 0
+    duration_us: int = 0
+    """Of a sound."""
+    source_image: bytes | None = None
+    """The file, as fetched, of the picture to start from or to edit."""
+    mask_image: bytes | None = None
+    """The file of the mask: white is painted anew."""
+    strength: float | None = None
+    """How much of the source image goes, 0 to 1; None: the model's own."""
+    extras: Mapping[str, JSON] = field(default_factory=dict)
+    """What only this model takes, checked against its schema already."""
+    checkpoint: bytes | None = None
+    """A state file to go on from; one that does not fit this model is refused, and step 0 is next."""
 
 
 class Output(NamedTuple):
@@ -86,9 +120,13 @@ class Output(NamedTuple):
 
     data: bytes
     media_type: str
+    """`image/png`, `video/mp4`, `audio/flac`."""
     width: int
     height: int
     seed: int
+    frames: int = 1
+    duration_us: int = 0
+    """Of a video or a sound."""
 
 
 class Stage(NamedTuple):

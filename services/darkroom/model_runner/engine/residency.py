@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence, Set
 
 import torch
 
-from darkroom.model_runner.engine import errors, revision
+from darkroom.model_runner.engine import embeddings, errors, revision
 from darkroom.model_runner.engine.families import Family, Load
 from darkroom.model_runner.engine.job import EngineConfig, ModelSpec
 
@@ -23,6 +23,7 @@ class Residency:
         self._config = config
         self._specs = {spec.name: spec for spec in specs}
         self._families = families
+        self._embeddings = embeddings.Cache(bytes_max=config.embeddings_bytes_max)
         self._resident: collections.OrderedDict[str, Family] = collections.OrderedDict()
 
     @property
@@ -80,6 +81,7 @@ class Residency:
                 device=torch.device(self._config.device),
                 dtype=getattr(torch, self._config.dtype),
                 adapters_resident_max=self._config.adapters_resident_max,
+                embeddings=self._embeddings.of(spec.revision),
             )
         except Exception as error:
             known = errors.translate(error)

@@ -1,48 +1,66 @@
-"""The state of one image between two steps, and what a step predicts for a batch of them.
+"""The state of one image, video or sound between two steps, and what a step predicts for a batch of them.
 
 In: what a family's `prepare` computed. Out: everything needed to take the next step, here or elsewhere: plain tensors
 and numbers, never changed in place, so that a failed step loses nothing. Next: `samplers` make the state after it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from torch import Tensor
 
-from darkroom.model_runner.engine.job import AdapterUse
+from darkroom.model_runner.engine.job import AdapterUse, Tier
+from darkroom.model_runner.engine.samplers.plan import Plan
 
 
 class BatchKey(NamedTuple):
     """States with equal keys can share a forward."""
 
     model: str
-    width: int
-    height: int
+    task: str
+    """The family's own word (`text`, `image`, `inpaint`, `edit`): part of what makes inputs of one shape."""
+    size: tuple[int, ...]
+    """(width, height) of an image, (width, height, frames) of a video, (samples,) of a sound."""
     text_tokens: int
     guided: bool
     """Whether each step also predicts without the prompt."""
+    precision: str = ""
+    """Empty: the runner's own; other weights (`fp8`) make another batch."""
+
+    @property
+    def shape(self) -> str:
+        """The size's name in step costs, heartbeats and estimates: `64x64`, `832x480x81`."""
+        return "x".join(str(length) for length in self.size)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class State:
-    """One image on its way; `step` steps of `len(sigmas) - 1` are done."""
+    """One image (or video, or sound) on its way; `step` of `steps_total` steps are done."""
 
     batch_key: BatchKey
     seed: int
     step: int
-    sigmas: tuple[float, ...]
-    """Noise level before each step, and after the last one."""
+    plan: Plan
+    """The sampler's table for this row."""
     guidance: float
     latents: Tensor
     """Float32, in the family's own layout, without a batch dimension."""
-    conditioning: dict[str, Tensor]
+    conditioning: Mapping[str, Tensor]
     """Embeddings by the family's own names, without a batch dimension; shared by the images of a generation."""
     adapters: tuple[AdapterUse, ...]
+    history: tuple[Tensor, ...] = ()
+    """What the sampler remembers, each like `latents`; what is not there yet counts as zeros."""
+    noise_rng: Tensor | None = None
+    """State of the row's CPU generator, where the sampler draws noise at its steps."""
+    cache: Mapping[str, Tensor] = field(default_factory=dict)
+    """The row's feature cache (`step_cache`); empty when off."""
+    tier: Tier = "LOSSLESS"
 
     @property
     def steps_total(self) -> int:
         """Steps from noise to picture."""
-        return len(self.sigmas) - 1
+        return self.plan.steps
 
 
 class Predictions(NamedTuple):

@@ -125,7 +125,7 @@ class StepLoop:
         if job.adapters:
             _, (generation.adapters_us,) = self._timed(lambda: [family.bank.get(use) for use in job.adapters])
             generation.mark("adapters", now_us=_now_us())
-        states, (generation.prepare_us,) = self._timed(lambda: family.prepare(job))
+        states, (generation.prepare_us,) = self._timed(lambda: family.prepare([job])[0])
         generation.ready_us = _now_us()
         generation.mark("prepare", now_us=generation.ready_us)
         self._rows.extend(Row(generation, image, state) for image, state in enumerate(states))
@@ -158,7 +158,7 @@ class StepLoop:
             _log.warning("a batch of %d rows failed (%s); each is tried alone", len(rows), type(error).__name__)
             return [moved for row in rows if row.generation.job.key in self._live for moved in self._step([row])]
         key = states[0].batch_key
-        shape = step_cost.Shape(key.model, key.width, key.height, key.guided, len(rows))
+        shape = step_cost.Shape(key.model, key.shape, key.guided, len(rows))
         self._step_costs.observe(shape, sum(shares_us))
         for row, share_us in zip(rows, shares_us, strict=True):
             row.generation.denoise_us += share_us
@@ -176,7 +176,7 @@ class StepLoop:
         generation = row.generation
         generation.mark("denoise", now_us=_now_us())
         try:
-            picture, (decode_us,) = self._timed(lambda: self._family(row).decode(row.state))
+            picture, (decode_us,) = self._timed(lambda: self._family(row).decode([row.state])[0])
             generation.decode_us += decode_us
             generation.mark("decode", now_us=_now_us())
             data = encode.png(picture)

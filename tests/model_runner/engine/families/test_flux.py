@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from darkroom import catalog
-from darkroom.model_runner.engine import errors, revision
+from darkroom.model_runner.engine import embeddings, errors, revision
 from darkroom.model_runner.engine.families import flux
 from darkroom.model_runner.engine.job import AdapterUse, Job, ModelSpec
 from darkroom.model_runner.engine.state import State
@@ -37,7 +37,8 @@ def pipelines(specs: dict[str, ModelSpec]) -> dict[str, diffusers.FluxPipeline]:
 
 def load(spec: ModelSpec, **options: Any) -> flux.Flux:
     values = {"device": torch.device("cpu"), "dtype": torch.float32, "adapters_resident_max": 4}
-    return flux.load(spec, **(values | options))
+    cache = embeddings.Cache(bytes_max=1 << 20)
+    return flux.load(spec, embeddings=cache, **(values | options))
 
 
 def reference(pipeline: diffusers.FluxPipeline, job: Job) -> Tensor:
@@ -74,8 +75,8 @@ def run(model: flux.Flux, states: list[State]) -> list[State]:
 @torch.inference_mode()
 def paint(model: flux.Flux, *jobs: Job) -> list[Tensor]:
     """Return the pictures of all images of jobs, made in one batch."""
-    states = run(model, [state for job in jobs for state in model.prepare(job)])
-    return [model.decode(state).clamp(0, 1) for state in states]
+    states = run(model, [state for states in model.prepare(jobs) for state in states])
+    return [model.decode([state])[0].clamp(0, 1) for state in states]
 
 
 def distance(one: Tensor, other: Tensor) -> float:
@@ -140,31 +141,31 @@ def test_each_seed_is_its_own_image(models: Any, pipelines: Any, make_job: Any) 
 def test_a_row_may_join_and_another_leave_between_steps(models: Any, pipelines: Any, make_job: Any) -> None:
     model = models["true_cfg"]
     first, second = make_job("1", steps=6), make_job("2", steps=5, seeds=(9,), guidance_scale=2.0)
-    (one,) = model.prepare(first)
+    ((one,),) = model.prepare([first])
     for _ in range(3):
         (one,) = model.advance([one], model.denoise([one]))
-    one, other = run(model, [one, *model.prepare(second)])
+    one, other = run(model, [one, *model.prepare([second])[0]])
     for job, state in ((first, one), (second, other)):
-        picture = model.decode(state).clamp(0, 1)
+        picture = model.decode([state])[0].clamp(0, 1)
         assert distance(picture, reference(pipelines["true_cfg"], job)[0]) <= TOLERANCE
 
 
 @torch.inference_mode()
 def test_a_state_survives_serialisation_as_tensors_and_numbers(models: Any, pipelines: Any, make_job: Any) -> None:
     model, job = models["true_cfg"], make_job("1", steps=5)
-    (state,) = model.prepare(job)
+    ((state,),) = model.prepare([job])
     for _ in range(2):
         (state,) = model.advance([state], model.denoise([state]))
     saved = safetensors.torch.save({**state.conditioning, "latents": state.latents.contiguous()})
     tensors = safetensors.torch.load(saved)
     (back,) = run(model, [dataclasses.replace(state, latents=tensors.pop("latents"), conditioning=tensors)])
-    assert distance(model.decode(back).clamp(0, 1), reference(pipelines["true_cfg"], job)[0]) <= TOLERANCE
+    assert distance(model.decode([back])[0].clamp(0, 1), reference(pipelines["true_cfg"], job)[0]) <= TOLERANCE
 
 
 @torch.inference_mode()
 def test_a_step_leaves_the_states_it_was_given_as_they_were(models: Any, make_job: Any) -> None:
     model = models["true_cfg"]
-    (state,) = model.prepare(make_job("1"))
+    ((state,),) = model.prepare([make_job("1")])
     before = state.latents.clone()
     (after,) = model.advance([state], model.denoise([state]))
     assert (state.step, after.step) == (0, 1)
@@ -175,7 +176,7 @@ def test_a_step_leaves_the_states_it_was_given_as_they_were(models: Any, make_jo
 @torch.inference_mode()
 def test_guidance_of_one_makes_no_second_prediction(models: Any, make_job: Any) -> None:
     model = models["true_cfg"]
-    (plain,), (guided,) = model.prepare(make_job("1", guidance_scale=1.0)), model.prepare(make_job("2"))
+    (plain,), (guided,) = model.prepare([make_job("1", guidance_scale=1.0), make_job("2")])
     assert plain.batch_key != guided.batch_key
     assert model.denoise([plain]).negative is None
     assert model.denoise([guided]).negative is not None
@@ -232,7 +233,7 @@ def _merged(spec: ModelSpec, adapter: Path, scale: float) -> diffusers.FluxPipel
 )
 def test_refuses_what_the_model_cannot_do(models: Any, make_job: Any, name: str, changes: Any, text: str) -> None:
     with pytest.raises(errors.BadRequest, match=text):
-        models[name].prepare(make_job("1", model=name, **changes))
+        models[name].prepare([make_job("1", model=name, **changes)])
 
 
 def test_a_prompt_too_long_is_cut_as_the_pipeline_does_and_not_logged(

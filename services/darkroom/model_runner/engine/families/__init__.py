@@ -4,26 +4,32 @@ In: a model's directory. Out: a `Family`, the four functions over states. Next: 
 A family is one file that holds everything about its architecture; adding one is that file and a line here.
 """
 
+import importlib
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from darkroom.model_runner.engine import adapters
-from darkroom.model_runner.engine.families import flux
+from darkroom.model_runner.engine import adapters, embeddings
 from darkroom.model_runner.engine.job import Job, ModelSpec
 from darkroom.model_runner.engine.state import Predictions, State
+
+Medium = Literal["image", "video", "audio"]
 
 
 class Family(Protocol):
     """A resident model. Every method runs on the engine's thread, under `torch.inference_mode`."""
 
+    medium: Medium
     bank: adapters.Bank
     """The LoRAs resident for it; the loop has a job's loaded before `prepare`."""
 
-    def prepare(self, job: Job) -> list[State]:
-        """Return one state for each seed, at step 0; BadRequest for what this model cannot do."""
+    def prepare(self, jobs: Sequence[Job]) -> list[list[State]]:
+        """Return for each job a state for each of its seeds, at step 0; the text encoders run once for all jobs.
+
+        Raises BadRequest for what this model cannot do; the loop then prepares each job alone.
+        """
 
     def denoise(self, states: Sequence[State]) -> Predictions:
         """Predict for states with equal batch keys, in ONE forward, each with its own step, guidance and adapters."""
@@ -31,18 +37,38 @@ class Family(Protocol):
     def advance(self, states: Sequence[State], predictions: Predictions) -> list[State]:
         """Return the states one step further; those given stay as they are."""
 
-    def decode(self, state: State) -> Tensor:
-        """Return the picture of a state whose steps are done: float, [3, height, width], nominally 0 to 1."""
+    def decode(self, states: Sequence[State]) -> list[Tensor]:
+        """Return what states with equal batch keys, whose steps are done, became.
+
+        Float. An image is [3, height, width], nominally 0 to 1; a video [frames, 3, height, width], nominally 0 to 1; a
+        sound [channels, samples], nominally -1 to 1.
+        """
 
 
 class Load(Protocol):
     """How a family makes a model resident."""
 
     def __call__(
-        self, spec: ModelSpec, *, device: torch.device, dtype: torch.dtype, adapters_resident_max: int
+        self,
+        spec: ModelSpec,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        adapters_resident_max: int,
+        embeddings: embeddings.Cache,
     ) -> Family:
         """Read the weights and cast them; whatever it raises becomes LoadFailed."""
 
 
-FAMILIES: Mapping[str, Load] = {"flux": flux.load}
+def _lazy(module: str) -> Load:
+    """Return the `load` of a family's module, which is imported when a model of it is first loaded."""
+
+    def load(spec: ModelSpec, **options: Any) -> Family:
+        family: Family = importlib.import_module(f"{__name__}.{module}").load(spec, **options)
+        return family
+
+    return load
+
+
+FAMILIES: Mapping[str, Load] = {"flux": _lazy("flux")}
 """By the name that a catalogue entry uses."""
