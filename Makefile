@@ -11,6 +11,8 @@ export PYTHONDONTWRITEBYTECODE :=
 PROTOS := $(shell cd proto && find darkroom -name '*.proto' | sort)
 SERVICE_PROTOS := $(filter %_service.proto,$(PROTOS))
 GENERATED := services
+SUITE ?= engine
+DEVICE ?= cuda
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -57,7 +59,11 @@ pocket-image: setup  ## train pocket-image from scratch (about 90 minutes on 2 c
 	@$(BIN)/python -m darkroom.model_runner.pocket.train --out services/darkroom/models/pocket-image
 
 bench: setup  ## every benchmark in its quick form
-	@for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file --quick --json $(DARKROOM_HOME)/$$(basename $$file .py).json || exit 1; done
+	@for file in $(filter-out benchmarks/gpu_check.py,$(wildcard benchmarks/[a-z]*.py)); do $(BIN)/python $$file --quick --json $(DARKROOM_HOME)/$$(basename $$file .py).json || exit 1; done
+
+gpu-check:  ## SUITE=engine|models|kernels on this machine's GPU, 9 minutes at most (PYTHON=... with torch and CUDA; DEVICE=cpu QUICK=--quick)
+	@PYTHONPATH=services:kernels $(PYTHON) benchmarks/gpu_check.py --suite $(SUITE) --device $(DEVICE) $(QUICK) \
+	  --json benchmarks/results/gpu_check_$(SUITE).json
 
 image: ## build the two container images with buildah (as root)
 	buildah --storage-driver vfs bud --isolation chroot --target control -t darkroom-control .
@@ -69,4 +75,4 @@ helm-check: setup  ## render and validate the chart
 clean:  ## remove the virtual environment and this checkout's state
 	rm -rf $(VENV) .darkroom build *.egg-info
 
-.PHONY: help setup run test lint proto proto-check proto-baseline pocket-image bench image helm-check clean
+.PHONY: help setup run test lint proto proto-check proto-baseline pocket-image bench gpu-check image helm-check clean

@@ -17,9 +17,16 @@ from collections.abc import Mapping, Sequence
 Row = Mapping[str, str | int | float]
 
 
-def arguments(description: str, *, flags: Mapping[str, str] | None = None) -> argparse.Namespace:
-    """Parse the options that every benchmark has, `--quick` and `--json FILE`, and this one's own flags (name: help)."""
+def arguments(
+    description: str, *, flags: Mapping[str, str] | None = None, choices: Mapping[str, Sequence[str]] | None = None
+) -> argparse.Namespace:
+    """Parse the options that every benchmark has, `--quick` and `--json FILE`, and this one's own.
+
+    `flags` (name: help) are on or off; of `choices` (name: values) the first value is the default.
+    """
     parser = argparse.ArgumentParser(description=description)
+    for name, values in (choices or {}).items():
+        parser.add_argument(f"--{name}", choices=values, default=values[0])
     for name, meaning in (flags or {}).items():
         parser.add_argument(f"--{name}", action="store_true", help=meaning)
     parser.add_argument("--quick", action="store_true", help="fewer repeats: shows that it runs, not how fast")

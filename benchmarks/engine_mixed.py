@@ -7,12 +7,13 @@ everything is there at once (throughput), then requests come at 80 % of what the
 switch LoRAs by our hooks, which costs them nothing; with diffusers' own they would load and fuse.
 """
 
+import contextlib
 import io
 import pathlib
 import queue
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 import _report
@@ -31,6 +32,7 @@ LOAD = 0.8
 SEED_SATURATED, SEED_PACED = 1, 2
 THREADS = 1  # of one operation; more spin against each other on shared cores, in all three engines alike
 
+Events: TypeAlias = "queue.SimpleQueue[engine_job.Event]"
 Pick: TypeAlias = Callable[[Sequence[_workload.Request]], list[_workload.Request]]
 
 
@@ -69,11 +71,11 @@ class Diffusers:
         self._bank = adapters.Bank(self.pipeline.transformer, resident_max=_workload.ADAPTERS)
 
     @torch.inference_mode()
-    def paint(self, batch: Sequence[_workload.Request]) -> None:
+    def paint(self, batch: Sequence[_workload.Request]) -> list[PIL.Image.Image]:
         """Make the pictures of requests with equal parameters in one call, and their files."""
         size, uses = len(batch), [batch[0].adapter] if batch[0].adapter else []
         with self._bank.applied([uses] * size):
-            images = self.pipeline(
+            images: list[PIL.Image.Image] = self.pipeline(
                 [each.prompt for each in batch],
                 negative_prompt=[""] * size,
                 true_cfg_scale=_workload.GUIDANCE_SCALE,
@@ -85,6 +87,7 @@ class Diffusers:
             ).images
         for image in images:
             _png(image)
+        return images
 
     def serve(self, requests: Sequence[_workload.Request], pick: Pick) -> Served:
         """Serve requests as they come, each time those that `pick` chooses of the waiting ones, oldest first."""
@@ -120,47 +123,64 @@ def equal(waiting: Sequence[_workload.Request]) -> list[_workload.Request]:
 
 def ours(requests: Sequence[_workload.Request], place: Place) -> Served:
     """Serve requests as they come by our engine, whose cost table knows nothing at first."""
-    events: queue.SimpleQueue[engine_job.Event] = queue.SimpleQueue()
+    with started(place, rows_live_max=len(requests) + 1) as (running, events):
+        ends_s, coming, started_s = dict[int, float](), list(requests), time.monotonic()
+        while len(ends_s) < len(requests):
+            now_s = time.monotonic() - started_s
+            while coming and coming[0].arrival_s <= now_s:
+                running.submit(_workload.job(coming.pop(0)))
+            if (finished := _next(events, max(0.0, coming[0].arrival_s - now_s) if coming else None)) is not None:
+                ends_s[int(finished.job_key)] = time.monotonic() - started_s
+                _progress(len(ends_s), len(requests))
+    return Served(requests, ends_s)
+
+
+def pictures(requests: Sequence[_workload.Request], place: Place) -> dict[int, bytes]:
+    """Make the requests' PNGs by our engine, all in one go, by their numbers."""
+    made = dict[int, bytes]()
+    with started(place, rows_live_max=len(requests)) as (running, events):
+        for request in requests:
+            running.submit(_workload.job(request))
+        while len(made) < len(requests):
+            if (finished := _next(events, None)) is not None:
+                made[int(finished.job_key)] = finished.outputs[0].data
+    return made
+
+
+@contextlib.contextmanager
+def started(place: Place, *, rows_live_max: int) -> Iterator[tuple[engine.Engine, Events]]:
+    """Our engine with the model loaded, as the baselines have it, and its events."""
+    events: Events = queue.SimpleQueue()
     config = engine_job.EngineConfig(
-        device=place.device, dtype=place.dtype, batch_rows_max=2 * BATCH_MAX, rows_live_max=len(requests) + 1
+        device=place.device, dtype=place.dtype, batch_rows_max=2 * BATCH_MAX, rows_live_max=rows_live_max
     )
     running = engine.Engine(config, [_workload.spec()], events.put)
     try:
-        running.submit(_workload.job(requests[0]._replace(number=-1)))  # loads the model, as the baselines have
-        while not isinstance(events.get(), engine_job.Finished):
+        prompt = "a red circle on a white background"
+        running.submit(_workload.job(_workload.Request(-1, 0.0, prompt, 1, interactive=True, adapter=None)))
+        while _next(events, None) is None:
             pass
-        return _drive(running, events, requests)
+        yield running, events
     finally:
         running.close()
 
 
-def _drive(
-    running: engine.Engine,
-    events: "queue.SimpleQueue[engine_job.Event]",
-    requests: Sequence[_workload.Request],
-) -> Served:
-    ends_s, coming, started_s = dict[int, float](), list(requests), time.monotonic()
-    while len(ends_s) < len(requests):
-        now_s = time.monotonic() - started_s
-        while coming and coming[0].arrival_s <= now_s:
-            running.submit(_workload.job(coming.pop(0)))
-        try:
-            event = events.get(timeout=max(0.0, coming[0].arrival_s - now_s) if coming else None)
-        except queue.Empty:
-            continue
-        if isinstance(event, engine_job.Failed):
-            raise RuntimeError(f"request {event.job_key} failed: {event.message}")
-        if isinstance(event, engine_job.Finished):
-            ends_s[int(event.job_key)] = time.monotonic() - started_s
-            _progress(len(ends_s), len(requests))
-    return Served(requests, ends_s)
+def _next(events: Events, timeout_s: float | None) -> engine_job.Finished | None:
+    """The next event if it says that a picture is done; RuntimeError if one failed."""
+    try:
+        event = events.get(timeout=timeout_s)
+    except queue.Empty:
+        return None
+    if isinstance(event, engine_job.Failed):
+        raise RuntimeError(f"request {event.job_key} failed: {event.message}")
+    return event if isinstance(event, engine_job.Finished) else None
 
 
 def main() -> None:
     """Measure on this machine's CPU."""
     options = _report.arguments(__doc__)
     torch.set_num_threads(THREADS)
-    figures, tables = compare(count=8 if options.quick else 120, place=Place())
+    figures, tables = compare(count=6 if options.quick else 120, place=Place())
     _report.finish(options.json, name="engine_mixed", figures=figures, tables=tables)
 
 

@@ -1,0 +1,170 @@
+"""Published architectures at their real sizes with random weights: our families beside diffusers, eager and compiled.
+
+In: a device. Out: for each model the milliseconds of a step (and of everything around the steps), three times. All three run the very
+same modules in memory. Regional compilation (`compile_repeated_blocks`) is diffusers' own advice for these transformers; UNets are
+compiled whole. Next: `gpu_check` writes the table.
+"""
+
+import gc
+import importlib
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import _random_models
+import _report
+import diffusers
+import torch
+
+from darkroom.model_runner.engine import embeddings
+from darkroom.model_runner.engine import job as engine_job
+from darkroom.model_runner.engine.families import Family
+
+PROMPT, SEED = "a quiet harbour at dawn", 0
+CLASSES = {
+    "stable_diffusion": "StableDiffusion",
+    "sdxl": "StableDiffusionXL",
+    "flux": "Flux",
+    "wan": "Wan",
+}
+
+
+class Timing(NamedTuple):
+    """One engine on one model: a step, and the whole of text, steps and decoding."""
+
+    step_ms: float
+    whole_s: float
+
+
+def measure(device: torch.device, *, tiny: bool) -> tuple[dict[str, float], list[_report.Row]]:
+    """Time every model; figures are named `<model>_step_vs_eager` and `<model>_step_vs_compiled` (below 1: we are faster)."""
+    figures, rows = dict[str, float](), list[_report.Row]()
+    for name, work in _random_models.WORKS.items():
+        print(f"{name}: making it", flush=True)
+        timings = _time_model(name, work, device, tiny=tiny)
+        key = name.split()[0].lower().replace(".", "_").replace("-", "_")
+        for other in ("diffusers", "diffusers compiled"):
+            if other in timings:
+                suffix = "compiled" if other.endswith("compiled") else "eager"
+                figures[f"{key}_step_vs_{suffix}"] = timings["ours"].step_ms / timings[other].step_ms
+        rows += [
+            {"model": name, "made by": maker, "step_ms": timing.step_ms, "whole_s": timing.whole_s}
+            for maker, timing in timings.items()
+        ]
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    return figures, rows
+
+
+def _time_model(name: str, work: _random_models.Work, device: torch.device, *, tiny: bool) -> dict[str, Timing]:
+    with _random_models.made_on(device, torch.float32 if tiny else torch.bfloat16):
+        pipeline = work.make(tiny)
+    pipeline.set_progress_bar_config(disable=True)
+    job = _job(name, work, tiny=tiny)
+    family = _family(name, work, pipeline)
+    timings = {
+        "ours": _timed(lambda times: _ours(family, job, times), device),
+        "diffusers": _timed(lambda times: _theirs(pipeline, job, times), device),
+    }
+    if device.type == "cuda":
+        print(f"{name}: compiling", flush=True)
+        _compile(pipeline)
+        timings["diffusers compiled"] = _timed(lambda times: _theirs(pipeline, job, times), device)
+    return timings
+
+
+def _timed(make: Callable[[list[float]], None], device: torch.device) -> Timing:
+    """Make it once to warm up, then for the clock; `make` notes the time after each step."""
+    for _ in range(2):
+        times = list[float]()
+        _wait(device)
+        started_s = time.perf_counter()
+        with torch.inference_mode():
+            make(times)
+        _wait(device)
+        whole_s = time.perf_counter() - started_s
+    step_s = (times[-1] - times[0]) / (len(times) - 1)  # between the first step's end and the last one's
+    return Timing(step_s * 1e3, whole_s)
+
+
+def _ours(family: Family, job: engine_job.Job, times: list[float]) -> None:
+    [states] = family.prepare([job])
+    for _ in range(job.steps):
+        states = family.advance(states, family.denoise(states))
+        times.append(_now_s(states[0].latents.device))
+    family.decode(states)
+
+
+def _theirs(pipeline: diffusers.DiffusionPipeline, job: engine_job.Job, times: list[float]) -> None:
+    def note(_: Any, __: int, ___: Any, kept: dict[str, Any]) -> dict[str, Any]:
+        times.append(_now_s(pipeline.device))
+        return kept
+
+    video = {"num_frames": job.frames} if job.frames > 1 else {}
+    length = {} if isinstance(pipeline, _CLIP_ONLY) else {"max_sequence_length": job.max_sequence_length}
+    pipeline(
+        PROMPT,
+        width=job.width,
+        height=job.height,
+        num_inference_steps=job.steps,
+        guidance_scale=job.guidance_scale,
+        generator=torch.Generator().manual_seed(SEED),
+        callback_on_step_end=note,
+        output_type="pt",
+        **video,
+        **length,
+    )
+
+
+_CLIP_ONLY = (diffusers.StableDiffusionPipeline, diffusers.StableDiffusionXLPipeline)
+
+
+def _compile(pipeline: diffusers.DiffusionPipeline) -> None:
+    if isinstance(pipeline, _CLIP_ONLY):
+        pipeline.unet.compile(fullgraph=True)
+    else:
+        pipeline.transformer.compile_repeated_blocks(fullgraph=True)
+
+
+def _family(name: str, work: _random_models.Work, pipeline: diffusers.DiffusionPipeline) -> Family:
+    module = importlib.import_module(f"darkroom.model_runner.engine.families.{work.family}")
+    spec = engine_job.ModelSpec(
+        name=name,
+        family=work.family,
+        path=_random_models.NOWHERE,
+        revision="sha256:" + "0" * 64,
+        guidance=work.guidance,
+        memory_bytes=0,
+    )
+    family: Family = getattr(module, CLASSES[work.family])(
+        spec, pipeline, adapters_resident_max=1, embeddings=embeddings.Cache(bytes_max=0)
+    )
+    return family
+
+
+def _job(name: str, work: _random_models.Work, *, tiny: bool) -> engine_job.Job:
+    width, height, *frames = work.tiny_size if tiny else work.size
+    return engine_job.Job(
+        key="timed",
+        tenant_id="",
+        model=name,
+        prompt=PROMPT,
+        width=width,
+        height=height,
+        frames=frames[0] if frames else 1,
+        steps=3 if tiny else work.steps,
+        guidance_scale=work.guidance_scale,
+        seeds=(SEED,),
+        max_sequence_length=work.text_tokens,
+    )
+
+
+def _now_s(device: torch.device) -> float:
+    _wait(device)
+    return time.perf_counter()
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
