@@ -70,5 +70,8 @@ def _lazy(module: str) -> Load:
     return load
 
 
-FAMILIES: Mapping[str, Load] = {"flux": _lazy("flux")}
+FAMILIES: Mapping[str, Load] = {
+    "flux": _lazy("flux"),
+    "z_image": _lazy("z_image"),
+}
 """By the name that a catalogue entry uses."""

@@ -1,0 +1,204 @@
+"""Z-Image: one stream of image patches and caption tokens, the captions from a language model (Qwen3).
+
+In: a directory that `diffusers.ZImagePipeline` saved, and jobs. Out: pictures equal to what that pipeline, and
+`ZImageImg2ImgPipeline` for jobs with a source picture, make. Captions keep their own lengths: the transformer masks
+what a batch pads, so rows of different prompts, and of both tasks, share a forward. Guidance is `true_cfg` (Z-Image) or
+`none` (Z-Image-Turbo). As in the pipeline, the prediction is `positive + scale * (positive - negative)`, and any scale
+above 0 makes one.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import diffusers
+import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.pipelines.z_image import pipeline_z_image
+from torch import Tensor, nn
+
+from darkroom.model_runner.engine import adapters, embeddings, errors, pictures, samplers
+from darkroom.model_runner.engine.families import Medium
+from darkroom.model_runner.engine.job import Guidance, Job, ModelSpec
+from darkroom.model_runner.engine.state import BatchKey, Predictions, State
+
+STRENGTH = 0.6
+"""For image to image when the job names none, as the pipeline has it."""
+_ROW_BY_ROW = ("layers", "noise_refiner", "context_refiner", "t_embedder", "all_final_layer")
+"""What of the transformer sees a batch as [rows, ...]. The two embedders see all rows' tokens in one sequence, so that an
+adapter of theirs could not tell whose they are."""
+
+
+def load(
+    spec: ModelSpec,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    adapters_resident_max: int,
+    embeddings: embeddings.Cache,
+) -> "ZImage":
+    """Read the directory and cast its weights; LoadFailed if it is not the kind that its entry says."""
+    if spec.guidance == "embedded":
+        raise errors.LoadFailed(f"model {spec.name}: Z-Image has no embedded guidance")
+    pipeline = diffusers.ZImagePipeline.from_pretrained(
+        spec.path, dtype=dtype, local_files_only=True, use_safetensors=True
+    ).to(device)
+    if pipeline.scheduler.config.stochastic_sampling:
+        raise errors.LoadFailed(f"model {spec.name}: its scheduler samples stochastically, which is not supported")
+    return ZImage(spec, pipeline, adapters_resident_max=adapters_resident_max, embeddings=embeddings)
+
+
+class ZImage:
+    """One resident Z-Image model."""
+
+    medium: Medium = "image"
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        pipeline: diffusers.ZImagePipeline,
+        *,
+        adapters_resident_max: int,
+        embeddings: embeddings.Cache,
+    ) -> None:
+        self._guidance: Guidance = spec.guidance
+        self._pipeline = pipeline
+        self._transformer = pipeline.transformer.eval()
+        self._vae = pipeline.vae.eval()
+        self._device: torch.device = pipeline.transformer.device
+        self._dtype: torch.dtype = pipeline.transformer.dtype
+        self._embeddings = embeddings
+        linears = nn.ModuleDict({name: getattr(pipeline.transformer, name) for name in _ROW_BY_ROW})
+        self.bank = adapters.Bank(linears, resident_max=adapters_resident_max)
+
+    def prepare(self, jobs: Sequence[Job]) -> list[list[State]]:
+        """Encode the prompts of all jobs together, then each job's picture, and draw each seed's noise."""
+        for job in jobs:
+            self._check(job)
+        return [self._states(job, captions) for job, captions in zip(jobs, self._embed(jobs), strict=True)]
+
+    def denoise(self, states: Sequence[State]) -> Predictions:
+        """One forward over lists of pictures and captions; guided rows come again with their negative prompts."""
+        names = ("text", "negative_text") if states[0].batch_key.guided else ("text",)
+        pictured = [state.latents[:, None].to(self._dtype) for state in states] * len(names)
+        timesteps = torch.tensor([state.plan.timesteps[state.step] for state in states], device=self._device)
+        with self.bank.applied([state.adapters for state in states] * len(names)):
+            predicted: list[Tensor] = self._transformer(
+                pictured,
+                ((1000 - timesteps) / 1000).repeat(len(names)),
+                [state.conditioning[name] for name in names for state in states],
+                return_dict=False,
+            )[0]
+        velocities = -torch.stack(predicted)[:, :, 0].float()  # the model says where to go from noise to picture
+        if len(names) == 1:
+            return Predictions(velocities, None)
+        return Predictions(velocities[: len(states)], velocities[len(states) :])
+
+    def advance(self, states: Sequence[State], predictions: Predictions) -> list[State]:
+        """Z-Image is a flow-matching model."""
+        return samplers.advance(states, predictions)
+
+    def decode(self, states: Sequence[State]) -> list[Tensor]:
+        """Undo the latents' scaling and run the VAE."""
+        config = self._vae.config
+        latents = torch.stack([state.latents for state in states]).to(self._vae.dtype)
+        decoded: Tensor = self._vae.decode(latents / config.scaling_factor + config.shift_factor, return_dict=False)[0]
+        return list(decoded.float() * 0.5 + 0.5)
+
+    def _check(self, job: Job) -> None:
+        patch = self._pipeline.vae_scale_factor * 2
+        for field, length in (("width", job.width), ("height", job.height)):
+            if length % patch:
+                raise errors.BadRequest(f"{field}: must be a multiple of {patch}, not {length}")
+        if job.negative_prompt and self._guidance != "true_cfg":
+            raise errors.BadRequest(f"negative_prompt: model {job.model} takes none")
+        if job.mask_image is not None:
+            raise errors.BadRequest(f"mask_image: model {job.model} takes none")
+        if job.strength is not None and job.source_image is None:
+            raise errors.BadRequest("source_image: strength needs one")
+        if job.source_image is not None and _first_step(job) >= job.steps:
+            raise errors.BadRequest(f"strength: {job.strength} leaves no step to take")
+
+    def _embed(self, jobs: Sequence[Job]) -> list[dict[str, Tensor]]:
+        """Return each job's captions; those of all jobs with the same limit of tokens are encoded together."""
+        found: list[dict[str, Tensor]] = [{} for _ in jobs]
+        for tokens in {job.max_sequence_length for job in jobs}:
+            asked = [
+                (index, name, job.tenant_id, text)
+                for index, job in enumerate(jobs)
+                for name, text in (("text", job.prompt), ("negative_text", job.negative_prompt))
+                if job.max_sequence_length == tokens and (name == "text" or self._is_guided(job))
+            ]
+            _, _, tenants, texts = zip(*asked, strict=True)
+            encode = functools.partial(self._encode, tokens=tokens)
+            embedded = self._embeddings.embed(tenants, texts, compute=encode, length=tokens)
+            for (index, name, _, _), embedding in zip(asked, embedded, strict=True):
+                found[index][name] = embedding["text"]
+        return found
+
+    def _encode(self, texts: list[str], *, tokens: int) -> list[dict[str, Tensor]]:
+        """Return each text's caption, [its own number of tokens, channels]."""
+        captions = self._pipeline._encode_prompt(list(texts), self._device, max_sequence_length=tokens)
+        return [{"text": caption} for caption in captions]
+
+    def _states(self, job: Job, captions: dict[str, Tensor]) -> list[State]:
+        plan = self._plan(job)
+        source: DiagonalGaussianDistribution | None = None
+        if job.source_image is not None:
+            plan = plan.after(_first_step(job))
+            picture = pictures.read(job.source_image, field="source_image")
+            pixels = pictures.pixels(picture, width=job.width, height=job.height)
+            source = self._vae.encode(pixels.to(self._device, self._vae.dtype)).latent_dist
+        key = BatchKey(job.model, "text", (job.width, job.height), job.max_sequence_length, self._is_guided(job))
+        return [
+            State(
+                batch_key=key,
+                seed=seed,
+                step=0,
+                plan=plan,
+                guidance=job.guidance_scale
+                + 1,  # samplers count from the negative prediction, this model from the other
+                latents=self._start(job, source, plan, seed=seed),
+                conditioning=captions,
+                adapters=job.adapters,
+                tier=job.tier,
+            )
+            for seed in job.seeds
+        ]
+
+    def _plan(self, job: Job) -> samplers.Plan:
+        """Return the table of ZImagePipeline's noise levels, shifted for the picture's size where the model does so."""
+        config = self._pipeline.scheduler.config
+        patch = self._pipeline.vae_scale_factor * 2
+        shift = pipeline_z_image.calculate_shift(
+            (job.width // patch) * (job.height // patch),
+            config.get("base_image_seq_len", 256),
+            config.get("max_image_seq_len", 4096),
+            config.get("base_shift", 0.5),
+            config.get("max_shift", 1.15),
+        )
+        sigmas = pipeline_z_image.get_default_z_image_sigmas(job.steps)
+        return samplers.plan(job.sampler or "flow_euler", job.steps, config=config, mu=shift, sigmas=sigmas)
+
+    def _start(
+        self, job: Job, source: DiagonalGaussianDistribution | None, plan: samplers.Plan, *, seed: int
+    ) -> Tensor:
+        """Draw what a seed draws, on the CPU in float32 and in the pipelines' order: picture, noise."""
+        generator, factor = torch.Generator("cpu").manual_seed(seed), self._pipeline.vae_scale_factor
+        clean = None if source is None else pictures.sample(source, generator)[0]
+        shape = (self._transformer.in_channels, job.height // factor, job.width // factor)
+        noise = torch.randn(shape, generator=generator).to(self._device)
+        if clean is None:
+            return noise * plan.noise_scale
+        config = self._vae.config
+        scaled: Tensor = (clean - config.shift_factor) * config.scaling_factor
+        noised: Tensor = plan.noising[0, 0].item() * scaled + plan.noising[0, 1].item() * noise
+        return noised
+
+    def _is_guided(self, job: Job) -> bool:
+        return self._guidance == "true_cfg" and job.guidance_scale > 0
+
+
+def _first_step(job: Job) -> int:
+    """Return the step at which a source picture of this strength enters, as ZImageImg2ImgPipeline does."""
+    strength = STRENGTH if job.strength is None else job.strength
+    return int(max(job.steps - min(job.steps * strength, job.steps), 0))
