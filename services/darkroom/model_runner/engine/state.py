@@ -55,6 +55,8 @@ class State:
     """State of the row's CPU generator, where the sampler draws noise at its steps."""
     cache: Mapping[str, Tensor] = field(default_factory=dict)
     """The row's feature cache (`step_cache`); empty when off."""
+    cached_steps: int = 0
+    """Those of the steps done that reused most of an earlier one."""
     tier: Tier = "LOSSLESS"
 
     @property
@@ -63,9 +65,19 @@ class State:
         return self.plan.steps
 
 
+class Cached(NamedTuple):
+    """What `step_cache` hands from one step of a row to its next."""
+
+    tensors: Mapping[str, Tensor]
+    is_reused: bool
+    """Whether this step was one that reused."""
+
+
 class Predictions(NamedTuple):
     """What the denoiser says of a batch, each [rows, ...] like the latents."""
 
     positive: Tensor
     negative: Tensor | None
     """Without the prompt; None where the batch is not guided."""
+    caches: tuple[Cached, ...] = ()
+    """One for each row, where the batch's rows keep feature caches."""
