@@ -22,8 +22,7 @@ def ddim(request: levels.Request) -> Plan:
     alpha_next, sigma_next = _split(_kept(scheduler, timesteps - stride))
     kind = scheduler.config["prediction_type"]
     a, b = levels.clean(request, kind, alpha=alpha, sigma=sigma)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        c, d = (1 - alpha * a) / sigma, -alpha * b / sigma  # noise = (latents - alpha * clean) / sigma
+    c, d = (1 - alpha * a) / sigma, -alpha * b / sigma  # noise = (latents - alpha * clean) / sigma
     matrices = np.stack([alpha_next * a + sigma_next * c, alpha_next * b + sigma_next * d, 0 * a], axis=-1)
     return _plan(request, scheduler, matrices)
 

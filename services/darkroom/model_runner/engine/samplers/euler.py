@@ -5,6 +5,8 @@ the picture stays and noise is added (sigma), and show the denoiser the latents 
 Next: `advance`.
 """
 
+from typing import Any
+
 import diffusers
 import numpy as np
 
@@ -17,7 +19,7 @@ def flow_euler(request: levels.Request) -> Plan:
     if not levels.is_flow(request.config):
         raise request.refusal("is for flow-matching models")
     overrides = {"shift": request.config["flow_shift"]} if "flow_shift" in request.config else {}
-    options = levels.shift(request)
+    options: dict[str, Any] = dict(levels.shift(request))
     if request.sigmas is not None:
         options["sigmas"] = np.asarray(request.sigmas)
     table = levels.read(

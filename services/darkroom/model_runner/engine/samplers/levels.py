@@ -84,7 +84,7 @@ def read(scheduler: _Scheduler) -> Levels:
     return Levels(
         config=scheduler.config,
         timesteps=scheduler.timesteps.double().numpy(),
-        sigmas=scheduler.sigmas.double().numpy(),
+        sigmas=scheduler.sigmas.double().numpy()[: len(scheduler.timesteps) + 1],
         noise_scale=float(getattr(scheduler, "init_noise_sigma", 1.0)),
     )
 
@@ -127,8 +127,7 @@ def curve(levels: Levels) -> Curve:
     else:
         alpha = 1 / np.sqrt(sigma**2 + 1)
         sigma = sigma * alpha
-    with np.errstate(divide="ignore"):
-        return Curve(alpha, sigma, np.log(alpha) - np.log(sigma))
+    return Curve(alpha, sigma, np.log(alpha) - np.log(sigma))
 
 
 def clean(request: Request, prediction_type: str, *, alpha: Any, sigma: Any) -> tuple[Any, Any]:
@@ -136,8 +135,7 @@ def clean(request: Request, prediction_type: str, *, alpha: Any, sigma: Any) -> 
     ones = np.ones_like(alpha)
     match prediction_type:
         case "epsilon":
-            with np.errstate(divide="ignore"):
-                return 1 / alpha, -sigma / alpha
+            return 1 / alpha, -sigma / alpha
         case "sample":
             return 0 * ones, ones
         case "v_prediction":

@@ -52,7 +52,8 @@ def plan(
     if name not in _PLANS:
         raise errors.BadRequest(f"sampler: there is no {name!r}; choose one of {', '.join(NAMES)}")
     request = levels.Request(sampler=name, steps=steps, config=config, mu=mu, sigmas=sigmas)
-    made = _PLANS[name](request)
+    with np.errstate(divide="ignore", invalid="ignore"):  # logarithms of no noise; what comes of them is checked
+        made = _PLANS[name](request)
     if not (np.isfinite(made.matrices).all() and np.isfinite(made.noising).all()):
         raise request.refusal(f"cannot take {steps} steps through this model's noise levels")
     return made

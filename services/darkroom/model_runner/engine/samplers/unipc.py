@@ -31,13 +31,12 @@ def unipc(request: levels.Request) -> Plan:
 
 def _table(request: levels.Request) -> levels.Levels:
     overrides = levels.as_flow_sigmas(request.config) if levels.is_flow(request.config) else {}
-    options: dict[str, Any] = levels.shift(request)
+    options: dict[str, Any] = dict(levels.shift(request))
     if request.sigmas is not None and overrides:
         options["sigmas"] = np.asarray(request.sigmas)
-    scheduler = levels.schedule(diffusers.UniPCMultistepScheduler, request, overrides=overrides, **options)
-    if not scheduler.config["predict_x0"] or scheduler.config["solver_p"] is not None:
+    if not request.config.get("predict_x0", True) or request.config.get("solver_p") is not None:
         raise request.refusal("supports predict_x0 and its own predictor only")
-    return levels.read(scheduler)
+    return levels.read(levels.schedule(diffusers.UniPCMultistepScheduler, request, overrides=overrides, **options))
 
 
 class _Solver:
