@@ -159,6 +159,7 @@ class Room:
             "database_url": self.database_url,
             "billing_meter_address": self.billing_address,
             "lora_store_address": self.lora_address or "127.0.0.1:1",
+            "media_store_address": "127.0.0.1:1",
             "catalog_dir": self.catalog_dir,
             "shutdown_grace_s": 0.1,
             "poll_interval_s": 0.05,

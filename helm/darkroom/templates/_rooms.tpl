@@ -3,7 +3,7 @@ The five rooms. `calls` are the rooms whose address it is given; `dials` those i
 Environment, volumes and network policies all follow from this table.
 */}}
 {{- define "darkroom.rooms" -}}
-scheduler: {serves: scheduler, values: scheduler, calls: [billing-meter, lora-store], dials: [model-runner], database: true, catalog: true, clients: true}
+scheduler: {serves: scheduler, values: scheduler, calls: [billing-meter, lora-store, media-store], dials: [model-runner], database: true, catalog: true, clients: true}
 lora-store: {serves: lora_store, values: loraStore, calls: [billing-meter], database: true, blobs: true, catalog: true, clients: true}
 media-store: {serves: media_store, values: mediaStore, calls: [billing-meter], database: true, blobs: true, http: true, clients: true}
 billing-meter: {serves: billing_meter, values: billingMeter, calls: [], database: true, operatorKey: true, catalog: true, clients: true}

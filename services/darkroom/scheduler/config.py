@@ -15,6 +15,7 @@ class Config(settings.Room):
     database_url: str = settings.field(doc="postgresql:// URL of the scheduler's database", low=1, secret=True)
     billing_meter_address: str = settings.field(doc="host:port of billing_meter", low=1)
     lora_store_address: str = settings.field(doc="host:port of lora_store", low=1)
+    media_store_address: str = settings.field(doc="host:port of media_store", low=1)
     catalog_dir: Path = settings.field(_MODELS, doc="directory of the models' YAML files")
     database_connections_max: int = settings.field(10, doc="connections of this replica to PostgreSQL", low=4, high=200)
 

@@ -35,4 +35,5 @@ def _as_of(present: domain.Generation, event: domain.Event) -> domain.Generation
         stages=None,
         artifacts=[],
         runner_id=None,
+        resumed_step=0,
     )

@@ -1,6 +1,6 @@
 """What becomes of a generation whose attempt ended through no fault of its request.
 
-The attempts so far and how the last one ended come in; a `Verdict` goes out: placed again, or failed for good. A generation aboard a
+The attempts so far (without those forgiven) and how the last one ended come in; a `Verdict` goes out: placed again, or failed for good. A generation aboard a
 dying runner is only a suspect: it is run again alone, and convicted when runners keep dying with nobody else aboard.
 """
 
@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 RUNNER_LOST = "RUNNER_LOST"
 RUNNER_FAULT = "RUNNER_FAULT"
+SUSPENDED = "SUSPENDED"
 POISONED = "POISONED"
 MESSAGES = {
     POISONED: "Every runner that ran it alone died, so the request itself is to blame.",
@@ -28,6 +29,7 @@ class Verdict(NamedTuple):
     failure: str
     suspect: bool
     solo_deaths: int
+    forgiven: bool = False  # the attempt does not count towards attempts_max
 
 
 def after_death(*, attempt: int, solo: bool, solo_deaths: int, limits: Limits) -> Verdict:
@@ -44,3 +46,9 @@ def after_fault(*, attempt: int, suspect: bool, solo_deaths: int, limits: Limits
     """Its runner lives but could not do it, or lost it."""
     failure = RUNNER_FAULT if attempt >= limits.attempts_max else ""
     return Verdict(failure, suspect=suspect, solo_deaths=solo_deaths)
+
+
+def after_suspension(*, attempt: int, suspect: bool, solo_deaths: int, went_on: bool, limits: Limits) -> Verdict:
+    """Its runner put it aside; one that never goes on between two suspensions is given up like after faults."""
+    verdict = after_fault(attempt=attempt, suspect=suspect, solo_deaths=solo_deaths, limits=limits)
+    return verdict._replace(failure="", forgiven=True) if went_on else verdict

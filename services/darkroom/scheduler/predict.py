@@ -25,9 +25,10 @@ def measured(size: str, *, guided: bool) -> str:
 
 
 def work_us(job: fleet.Job, runner: fleet.Runner) -> int:
-    """Accelerator time of the job's steps there: measured if the runner knows the shape, else as accepted."""
+    """Accelerator time of the steps left to do there: measured if the runner knows the shape, else as accepted."""
     step_us = runner.step_us.get((job.model, job.shape))
-    return job.work_us if step_us is None else step_us * job.steps_total
+    steps_left = job.steps_total - job.steps_kept
+    return job.work_us * steps_left // max(job.steps_total, 1) if step_us is None else step_us * steps_left
 
 
 def load_us(job: fleet.Job, runner: fleet.Runner) -> int:

@@ -16,7 +16,7 @@ from darkroom import catalog, page_tokens, postgres, rpc, tokens
 from darkroom.api.scheduler.v1 import fleet_service_pb2_grpc, generation_service_pb2_grpc, model_service_pb2_grpc
 from darkroom.scheduler.config import Config
 from darkroom.scheduler.loop import backlog, forecast, outbox, owner, spending, sweep
-from darkroom.scheduler.peers import billing, loras
+from darkroom.scheduler.peers import billing, loras, media
 from darkroom.scheduler.servicer import create, fleet, generation, models
 from darkroom.scheduler.store import bell, creates, events, explain, follow, generations
 from darkroom.scheduler.store import outbox as outbox_store
@@ -33,6 +33,7 @@ class _Parts(NamedTuple):
     forecast: forecast.Forecast
     meter: billing.Billing
     loras: loras.Loras
+    media: media.Media
 
 
 async def serve(config: Config, *, ready: Callable[[str], None] | None = None) -> None:
@@ -45,6 +46,7 @@ async def serve(config: Config, *, ready: Callable[[str], None] | None = None) -
         await database.migrate(importlib.resources.files("darkroom.scheduler") / "migrations")
         meter = await stack.enter_async_context(_channel(config, config.billing_meter_address))
         lora_store = await stack.enter_async_context(_channel(config, config.lora_store_address))
+        media_store = await stack.enter_async_context(_channel(config, config.media_store_address))
         tasks = await stack.enter_async_context(rpc.background())
         parts = _Parts(
             config=config,
@@ -54,6 +56,7 @@ async def serve(config: Config, *, ready: Callable[[str], None] | None = None) -
             forecast=forecast.Forecast(database, config),
             meter=billing.Billing(meter),
             loras=loras.Loras(lora_store, service_secret=config.service_secret),
+            media=media.Media(media_store, service_secret=config.service_secret),
         )
         server = rpc.Server(config, room="scheduler", verify_key=rpc.RemoteKeyVerifier(meter))
         tasks.create_task(parts.bell.run())
@@ -87,7 +90,7 @@ def _add_front(server: rpc.Server, tasks: rpc.server.Background, parts: _Parts) 
     server.add(model_service_pb2_grpc.add_ModelServiceServicer_to_server, catalogue)
     tasks.create_task(follower.run())
     tasks.create_task(outbox.Relay(outbox_store.Outbox(database), parts.meter, config).run(parts.bell))
-    tasks.create_task(sweep.run(database, parts.bell, config))
+    tasks.create_task(sweep.run(database, parts.bell, parts.media, config))
 
 
 def _acceptance(tasks: rpc.server.Background, parts: _Parts) -> create.Acceptance:

@@ -19,6 +19,7 @@ def tenure(database, service_secret, fence):
         database_url="postgresql://unused",
         billing_meter_address="127.0.0.1:1",
         lora_store_address="127.0.0.1:1",
+        media_store_address="127.0.0.1:1",
     )
     return Tenure(Setup(config, database, {}, bell.Bell(database, interval_s=1.0)), fence)
 

@@ -1,8 +1,10 @@
+import dataclasses
 import datetime
 
 import pytest
 
 from darkroom import pricing
+from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
 from darkroom.api.scheduler.v1 import generation_service_pb2
 from darkroom.api.types.v1 import inputs_pb2, money_pb2
 from darkroom.scheduler.domain import fleet
@@ -45,6 +47,15 @@ def test_an_assignment_carries_the_accepted_input(inputs):
 def test_without_a_deadline_none_is_sent():
     assign = peer.assign(begun(image=inputs_pb2.ImageInput(prompt="x")), capability="token").assign
     assert not assign.HasField("deadline")
+
+
+def test_an_assignment_says_where_to_go_on():
+    used = dataclasses.asdict(pricing.Quantities(gpu_time_us=5, steps=4))
+    kept = fleet.Checkpoint(KEY._replace(attempt=1), "med_1", 4, used)
+    message = peer.assign(begun()._replace(checkpoint=kept), capability="token").assign
+    assert peer.checkpoint(message.checkpoint) == kept
+    assert not peer.assign(begun(), capability="token").assign.HasField("checkpoint")
+    assert peer.checkpoint(pb.Checkpoint(key=message.key, step=4)) is None
 
 
 def test_cancels_and_acknowledgements_name_the_attempt():

@@ -18,6 +18,19 @@ class Key(NamedTuple):
     attempt: int
 
 
+class Checkpoint(NamedTuple):
+    """Where a generation can be gone on with."""
+
+    key: Key
+    """The attempt that made it."""
+    media_id: str
+    """Its bytes in media_store."""
+    step: int
+    """Steps done, over all outputs."""
+    usage: dict[str, int]
+    """What all its attempts have used up to there, each step once: fields of pricing.Quantities."""
+
+
 class Fence(NamedTuple):
     """One ownership of a pool; a take-over raises the epoch, and writes under an older one change nothing."""
 
@@ -41,6 +54,7 @@ class Job:
     deadline_s: float | None = None  # time left
     suspect: bool = False  # was aboard a runner that died: runs alone
     attempt: int = 0  # attempts begun so far
+    steps_kept: int = 0  # need not be done again, by its checkpoint
     last_runner_id: str = ""
     model_memory_bytes: int = 0
     model_load_us: int = 0
@@ -113,3 +127,4 @@ class Begun(NamedTuple):
     input: bytes  # CreateGenerationRequest
     priority: int
     deadline: datetime | None
+    checkpoint: Checkpoint | None = None

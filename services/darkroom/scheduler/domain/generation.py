@@ -88,6 +88,9 @@ class Generation:
     runner_id: str | None = None
     solo_deaths: int = 0
     suspect: bool = False
+    checkpoint: dict[str, Any] | None = None  # fields of fleet.Checkpoint
+    resumed_step: int = 0  # steps that were done when the present attempt began
+    suspensions: int = 0
     error: dict[str, Any] | None = None  # reason, message, retryable
     usage: dict[str, int] | None = None  # fields of pricing.Quantities
     stages: dict[str, int] | None = None  # fields of the proto StageTimes

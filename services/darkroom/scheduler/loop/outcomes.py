@@ -32,6 +32,7 @@ def succeeded(message: pb.Completed) -> Ending:
             charge_nanos=_charge(generation, used),
             stages=stages,
             artifacts=artifacts,
+            resumed_step=max(message.resumed_step, 0),
         )
 
     return end

@@ -45,6 +45,7 @@ class Pool:
         self._link_tasks: dict[str, asyncio.Task[None]] = {}
         self._committing: set[fleet.Key] = set()
         self._steps: dict[fleet.Key, attempts.Step] = {}
+        self._kept: dict[fleet.Key, fleet.Checkpoint] = {}  # told, and not committed yet
         self._wake = asyncio.Event()
         self._done_s: dict[str, float] = {}  # when the rarer parts of a pass were last done
 
@@ -169,9 +170,13 @@ class Pool:
             self._tasks.create_task(self._tenure.persist(lambda: self._tenure.give_back(missing)))
 
     def heard(self, link: Link, message: pb.WorkResponse) -> None:
-        """Note progress; commit an outcome."""
+        """Note progress and checkpoints; commit an outcome."""
         if message.HasField("progress"):
             self._note(message.progress)
+            return
+        if message.HasField("checkpoint"):
+            self._note_checkpoint(message.checkpoint)
+            self._wake.set()
             return
         key = peer.key(getattr(message, str(message.WhichOneof("message"))).key)
         if key not in self._committing:
@@ -182,12 +187,21 @@ class Pool:
         key = peer.key(progress.key)
         if aboard := self._roster.get(key):
             done = min(max(progress.steps_done, 0), max(progress.steps_total, 0))
-            aboard.share_done = done / max(progress.steps_total, 1)
+            resumed = min(max(progress.resumed_step, 0), done)
+            aboard.share_done = (done - resumed) / max(progress.steps_total - resumed, 1)
             remaining_us = min(max(progress.remaining_us, 0), REMAINING_US_MAX)
-            self._steps[key] = attempts.Step(key, done, remaining_us)
+            self._steps[key] = attempts.Step(key, done, remaining_us, resumed)
+
+    def _note_checkpoint(self, message: pb.Checkpoint) -> None:
+        if checkpoint := peer.checkpoint(message):
+            self._kept[checkpoint.key] = checkpoint
 
     async def _conclude(self, link: Link, key: fleet.Key, message: pb.WorkResponse) -> None:
         """Make an outcome durable, then let the runner forget it; one that is not current changes nothing."""
+        if message.HasField("suspended"):
+            self._note_checkpoint(message.suspended.checkpoint)
+        if key in self._kept:
+            await self._tenure.persist(lambda: self._keep(key))
         ended = await self._tenure.persist(lambda: self._commit(key, message))
         self._committing.discard(key)
         self._steps.pop(key, None)
@@ -197,6 +211,8 @@ class Pool:
     async def _commit(self, key: fleet.Key, message: pb.WorkResponse) -> bool:
         if message.HasField("failed") and not message.failed.request_fault:
             return bool(await self._tenure.give_back([key]))
+        if message.HasField("suspended"):
+            return bool(await self._tenure.suspend(key))
         if message.HasField("completed"):
             return await self._tenure.finish(key, outcomes.succeeded(message.completed))
         if message.HasField("failed"):
@@ -207,9 +223,19 @@ class Pool:
         used = peer.usage(message.cancelled.usage)
         return await self._tenure.finish(key, outcomes.cancelled(used, charges_used_steps=charges))
 
+    async def _keep(self, key: fleet.Key) -> bool:
+        """Commit the checkpoint that was told for an attempt; False if there is none by now, or it is not current."""
+        checkpoint = self._kept.get(key)
+        kept = checkpoint is not None and await self._tenure.keep(checkpoint)
+        if self._kept.get(key) is checkpoint:
+            self._kept.pop(key, None)
+        return kept
+
     # what others see
 
     async def _publish(self) -> None:
+        for key in list(self._kept):
+            await self._keep(key)
         if self._steps and self._due_again("progress", self._config.progress_interval_s):
             steps, self._steps = list(self._steps.values()), {}
             await self._tenure.note(steps)

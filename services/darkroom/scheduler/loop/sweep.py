@@ -1,7 +1,8 @@
 """Ends and forgets what nobody else will.
 
 Waiting generations whose deadline has passed, or that were cancelled on a runner that then died, end here (on any replica: rows locked
-by another are skipped). Old idempotency keys, answered grants and delivered outbox rows are deleted after their retention.
+by another are skipped). Old idempotency keys, answered grants and delivered outbox rows are deleted after their retention, and
+checkpoints that nobody needs are deleted from media_store.
 """
 
 import asyncio
@@ -10,14 +11,17 @@ import time
 
 from darkroom import errors, postgres
 from darkroom.scheduler.config import Config
-from darkroom.scheduler.store import bell, creates, generations, outbox, spending
+from darkroom.scheduler.peers import media
+from darkroom.scheduler.store import bell, checkpoints, creates, generations, outbox, spending
 
 END_BATCH_MAX = 200
+DISCARD_BATCH_MAX = 100
+DISCARD_AGAIN_S = 60.0
 
 _log = logging.getLogger(__name__)
 
 
-async def run(database: postgres.Database, the_bell: bell.Bell, config: Config) -> None:
+async def run(database: postgres.Database, the_bell: bell.Bell, store: media.Media, config: Config) -> None:
     """Sweep until cancelled."""
     waiting = generations.Generations(database)
     forget_at_s = time.monotonic()
@@ -27,10 +31,11 @@ async def run(database: postgres.Database, the_bell: bell.Bell, config: Config) 
                 the_bell.ring()
                 continue
             if time.monotonic() >= forget_at_s:
-                await _forget(database, older_than_s=config.idempotency_retention_s)
                 forget_at_s = time.monotonic() + config.sweep_interval_s
+                await _forget(database, older_than_s=config.idempotency_retention_s)
+                await _discard(checkpoints.Checkpoints(database), store)
         except errors.DarkroomError as error:
-            _log.info("the sweep waits for the database", extra={"reason": error.reason})
+            _log.info("the sweep waits for the database or media_store", extra={"reason": error.reason})
         await asyncio.sleep(config.poll_interval_s)
 
 
@@ -38,3 +43,10 @@ async def _forget(database: postgres.Database, *, older_than_s: float) -> None:
     await creates.sweep_keys(database, older_than_s=older_than_s)
     await spending.Spending(database).sweep(older_than_s=older_than_s)
     await outbox.Outbox(database).sweep(older_than_s=older_than_s)
+
+
+async def _discard(kept: checkpoints.Checkpoints, store: media.Media) -> None:
+    """Delete the bytes of checkpoints; what media_store does not take now is tried again later."""
+    for one in await kept.due(limit=DISCARD_BATCH_MAX, again_s=DISCARD_AGAIN_S):
+        await store.delete(one.media_id, tenant_id=one.tenant_id, generation_id=one.generation_id)
+        await kept.forget([one.media_id])

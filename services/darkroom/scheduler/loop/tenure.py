@@ -18,7 +18,7 @@ from darkroom.scheduler.domain import fleet
 from darkroom.scheduler.domain import generation as domain
 from darkroom.scheduler.loop import outcomes
 from darkroom.scheduler.loop.roster import Aboard, Roster
-from darkroom.scheduler.store import attempts, bell
+from darkroom.scheduler.store import attempts, bell, checkpoints
 
 RETRY_S = 0.2
 
@@ -44,6 +44,7 @@ class Tenure:
         self.deposed = False
         self.astray = False  # the database may know attempts that the roster does not
         self._attempts = attempts.Attempts(setup.database)
+        self._checkpoints = checkpoints.Checkpoints(setup.database)
         self._bell = setup.bell
         self._limits = poison.Limits(setup.config.attempts_max, setup.config.solo_deaths_max)
 
@@ -88,11 +89,15 @@ class Tenure:
 
     async def give_back(self, keys: list[fleet.Key]) -> list[domain.Generation]:
         """End attempts that failed through no fault of their requests, so that they are placed again."""
-        moved = await self._attempts.give_back(self.fence, keys, reason=poison.RUNNER_FAULT, judge=self._after_fault)
-        for key in keys:
-            self.roster.drop(key)
-        self._bell.ring()
-        return moved
+        return await self._give_back(keys, poison.RUNNER_FAULT, self._after_fault)
+
+    async def suspend(self, key: fleet.Key) -> list[domain.Generation]:
+        """End an attempt that was put aside, so that it is placed again; `keep` its checkpoint before."""
+        return await self._give_back([key], poison.SUSPENDED, self._after_suspension)
+
+    async def keep(self, checkpoint: fleet.Checkpoint) -> bool:
+        """Commit where an attempt can be gone on with; False if it is not current."""
+        return await self._checkpoints.keep(checkpoint)
 
     async def bury(self, runner_id: str) -> None:
         """Declare a runner dead for ever; what was aboard is placed again, alone."""
@@ -123,15 +128,35 @@ class Tenure:
         await self._attempts.progress(steps)
         self._bell.ring()
 
+    async def _give_back(self, keys: list[fleet.Key], reason: str, judge: attempts.Judge) -> list[domain.Generation]:
+        moved = await self._attempts.give_back(self.fence, keys, reason=reason, judge=judge)
+        for key in keys:
+            self.roster.drop(key)
+        self._bell.ring()
+        return moved
+
     def _after_death(self, generation: domain.Generation, solo: bool) -> poison.Verdict:
         return poison.after_death(
-            attempt=generation.attempt, solo=solo, solo_deaths=generation.solo_deaths, limits=self._limits
+            attempt=generation.attempt - generation.suspensions,
+            solo=solo,
+            solo_deaths=generation.solo_deaths,
+            limits=self._limits,
         )
 
     def _after_fault(self, generation: domain.Generation, solo: bool) -> poison.Verdict:
         return poison.after_fault(
-            attempt=generation.attempt,
+            attempt=generation.attempt - generation.suspensions,
             suspect=generation.suspect,
             solo_deaths=generation.solo_deaths,
+            limits=self._limits,
+        )
+
+    def _after_suspension(self, generation: domain.Generation, solo: bool) -> poison.Verdict:
+        checkpoint = checkpoints.read(generation)
+        return poison.after_suspension(
+            attempt=generation.attempt - generation.suspensions,
+            suspect=generation.suspect,
+            solo_deaths=generation.solo_deaths,
+            went_on=checkpoint is not None and checkpoint.step > generation.resumed_step,
             limits=self._limits,
         )

@@ -5,6 +5,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator, Callable
 
 from darkroom import pricing, rpc
@@ -65,6 +66,8 @@ def assign(begun: fleet.Begun, *, capability: str) -> pb.WorkRequest:
         getattr(message, kind).CopyFrom(getattr(accepted, kind))
     if begun.deadline is not None:
         message.deadline.FromDatetime(begun.deadline)
+    if begun.checkpoint is not None:
+        message.checkpoint.CopyFrom(_checkpoint(begun.checkpoint))
     return pb.WorkRequest(assign=message)
 
 
@@ -83,6 +86,14 @@ def key(message: pb.AttemptKey) -> fleet.Key:
     return fleet.Key(message.generation_id, message.owner_epoch, message.attempt)
 
 
+def checkpoint(message: pb.Checkpoint) -> fleet.Checkpoint | None:
+    """Read where an attempt can be gone on with; None if the runner names no place."""
+    if not message.media_id:
+        return None
+    used = dataclasses.asdict(usage(message.usage))
+    return fleet.Checkpoint(key(message.key), message.media_id, max(message.step, 0), used)
+
+
 def usage(message: money_pb2.Usage) -> pricing.Quantities:
     """Read what an attempt used; a runner that reports less than nothing used nothing."""
     return pricing.Quantities(
@@ -93,6 +104,11 @@ def usage(message: money_pb2.Usage) -> pricing.Quantities:
         media_duration_us=max(message.media_duration_us, 0),
         training_steps=max(message.training_steps, 0),
     )
+
+
+def _checkpoint(value: fleet.Checkpoint) -> pb.Checkpoint:
+    used = money_pb2.Usage(**value.usage)
+    return pb.Checkpoint(key=_key(value.key), media_id=value.media_id, step=value.step, usage=used)
 
 
 def _key(value: fleet.Key) -> pb.AttemptKey:

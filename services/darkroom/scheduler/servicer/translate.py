@@ -40,6 +40,7 @@ def generation(noun: domain.Generation) -> generation_pb2.Generation:
         stages=generation_pb2.StageTimes(**noun.stages) if noun.stages else None,
         sequence=noun.sequence,
         runner_id=noun.runner_id or "",
+        resumed_step=noun.resumed_step,
     )
     request = generation_service_pb2.CreateGenerationRequest.FromString(noun.input)
     given = request.WhichOneof("input")

@@ -12,15 +12,16 @@ from darkroom import postgres
 from darkroom.scheduler import poison
 from darkroom.scheduler.domain import fleet
 from darkroom.scheduler.domain import generation as domain
-from darkroom.scheduler.store import events, generations, pools
+from darkroom.scheduler.store import checkpoints, events, generations, pools
 
 
 class Step(NamedTuple):
-    """How far an attempt is."""
+    """How far an attempt is, and at which step it began."""
 
     key: fleet.Key
     steps_done: int
     remaining_us: int
+    resumed_step: int = 0
 
 
 class Due(NamedTuple):
@@ -61,7 +62,8 @@ class Attempts:
             await pools.hold(connection, fence)
             rows = await connection.fetch(
                 "UPDATE generation g SET state = 'RUNNING', attempt = g.attempt + 1, owner_epoch = $3, pool = $4,"
-                " runner_id = p.runner_id, steps_done = 0, sequence = g.sequence + 1,"
+                " runner_id = p.runner_id, steps_done = coalesce((g.checkpoint ->> 'step')::int, 0), resumed_step = 0,"
+                " sequence = g.sequence + 1,"
                 " started_at = coalesce(g.started_at, clock_timestamp()),"
                 " expected_finish_at = clock_timestamp() + p.predicted_us * interval '1 microsecond'"
                 " FROM (SELECT c.generation_id, t.runner_id, t.predicted_us FROM generation c"
@@ -92,7 +94,8 @@ class Attempts:
             end = ending(generation)
             stages = end.stages or {}
             end = end._replace(stages={**stages, "queued_us": row["queued_us"] + stages.get("queued_us", 0)})
-            await _close(connection, generation, end.state.value)
+            resumed_step = max(generation.resumed_step, end.resumed_step)
+            await _close(connection, generation, end.state.value, resumed_step=resumed_step)
             return await generations.end(connection, generation, end)
 
     async def give_back(
@@ -135,10 +138,10 @@ class Attempts:
     async def progress(self, steps: Sequence[Step]) -> None:
         """Write how far running attempts are; those that are not current stay as they are."""
         await self._database.execute(
-            "UPDATE generation g SET steps_done = s.steps_done, sequence = g.sequence + 1,"
+            "UPDATE generation g SET steps_done = s.steps_done, resumed_step = s.resumed_step, sequence = g.sequence + 1,"
             " expected_finish_at = clock_timestamp() + s.remaining_us * interval '1 microsecond'"
-            " FROM unnest($1::text[], $2::bigint[], $3::int[], $4::int[], $5::bigint[])"
-            "   AS s(generation_id, owner_epoch, attempt, steps_done, remaining_us)"
+            " FROM unnest($1::text[], $2::bigint[], $3::int[], $4::int[], $5::bigint[], $6::int[])"
+            "   AS s(generation_id, owner_epoch, attempt, steps_done, remaining_us, resumed_step)"
             " WHERE g.state = 'RUNNING' AND g.generation_id = s.generation_id AND g.owner_epoch = s.owner_epoch"
             " AND g.attempt = s.attempt",
             [step.key.generation_id for step in steps],
@@ -146,6 +149,7 @@ class Attempts:
             [step.key.attempt for step in steps],
             [step.steps_done for step in steps],
             [step.remaining_us for step in steps],
+            [step.resumed_step for step in steps],
         )
 
 
@@ -176,7 +180,12 @@ async def _record(
         key, generation.tenant_id, generation.model, placement.decision.runner_id, solo, generation.work_us
     )
     return fleet.Begun(
-        attempt, generation.model_revision, generation.input, int(generation.priority), generation.deadline
+        attempt,
+        generation.model_revision,
+        generation.input,
+        int(generation.priority),
+        generation.deadline,
+        checkpoints.read(generation),
     )
 
 
@@ -187,21 +196,22 @@ def as_json(decision: fleet.Decision) -> dict[str, Any]:
 
 async def _again(connection: postgres.Connection, row: postgres.Row, reason: str, judge: Judge) -> domain.Generation:
     generation = generations.read(row)
-    await _close(connection, generation, reason)
+    await _close(connection, generation, reason, resumed_step=generation.resumed_step)
     verdict = judge(generation, row["solo"])
     await connection.execute(
-        "UPDATE generation SET suspect = $2, solo_deaths = $3 WHERE generation_id = $1",
+        "UPDATE generation SET suspect = $2, solo_deaths = $3, suspensions = suspensions + $4 WHERE generation_id = $1",
         generation.generation_id,
         verdict.suspect,
         verdict.solo_deaths,
+        int(verdict.forgiven),
     )
     if generation.cancel_requested:
         return await generations.end(connection, generation, generations.CANCELLED_BY_CALLER)
     if verdict.failure:
         return await generations.end(connection, generation, _given_up(verdict.failure))
     queued = await connection.fetchrow(
-        "UPDATE generation SET state = 'QUEUED', steps_done = 0, expected_finish_at = NULL, pool = NULL,"
-        " sequence = sequence + 1 WHERE generation_id = $1 RETURNING *",
+        "UPDATE generation SET state = 'QUEUED', steps_done = coalesce((checkpoint ->> 'step')::int, 0),"
+        " expected_finish_at = NULL, pool = NULL, sequence = sequence + 1 WHERE generation_id = $1 RETURNING *",
         generation.generation_id,
     )
     assert queued is not None, "its lock is held"
@@ -215,10 +225,14 @@ def _given_up(failure: str) -> generations.End:
     return generations.End(state=domain.State.FAILED, free_reason="FAILED", error=error)
 
 
-async def _close(connection: postgres.Connection, generation: domain.Generation, end_reason: str) -> None:
+async def _close(
+    connection: postgres.Connection, generation: domain.Generation, end_reason: str, *, resumed_step: int
+) -> None:
     await connection.execute(
-        "UPDATE attempt SET ended_at = clock_timestamp(), end_reason = $3 WHERE generation_id = $1 AND attempt = $2",
+        "UPDATE attempt SET ended_at = clock_timestamp(), end_reason = $3, resumed_step = $4"
+        " WHERE generation_id = $1 AND attempt = $2",
         generation.generation_id,
         generation.attempt,
         end_reason,
+        resumed_step,
     )

@@ -18,8 +18,10 @@ class Explain:
     async def decisions(self, generation_id: str) -> list[pb.PlacementDecision]:
         """One decision per attempt, oldest first."""
         rows = await self._database.fetch(
-            "SELECT attempt, started_at, pool, runner_id, decision, lag(end_reason) OVER (ORDER BY attempt) AS previous"
-            " FROM attempt WHERE generation_id = $1 ORDER BY attempt",
+            "SELECT a.attempt, a.started_at, a.pool, a.runner_id, a.decision,"
+            " lag(a.end_reason) OVER (ORDER BY a.attempt) AS previous,"
+            " CASE WHEN a.attempt = g.attempt THEN g.resumed_step ELSE a.resumed_step END AS resumed_step"
+            " FROM attempt a JOIN generation g USING (generation_id) WHERE g.generation_id = $1 ORDER BY a.attempt",
             generation_id,
         )
         return [_decision(row) for row in rows]
@@ -48,6 +50,7 @@ def _decision(row: postgres.Row) -> pb.PlacementDecision:
         candidates=[pb.PlacementCandidate(**candidate) for candidate in stored["candidates"]],
         rejections=stored["rejections"],
         previous_attempt_end=row["previous"] or "",
+        resumed_step=row["resumed_step"],
     )
     decision.decided_at.FromDatetime(row["started_at"])
     return decision

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from darkroom import errors, postgres, pricing
 from darkroom.scheduler.domain import generation as domain
-from darkroom.scheduler.store import events, outbox, spending
+from darkroom.scheduler.store import checkpoints, events, outbox, spending
 
 _COLUMNS = tuple(field.name for field in dataclasses.fields(domain.Generation))
 
@@ -32,6 +32,7 @@ class End(NamedTuple):
     error: dict[str, Any] | None = None
     stages: dict[str, int] | None = None
     artifacts: list[dict[str, Any]] = []  # noqa: RUF012  # a tuple's default, never changed
+    resumed_step: int = 0  # if progress has not told it yet
 
 
 CANCELLED_BY_CALLER = End(
@@ -61,6 +62,7 @@ async def end(connection: postgres.Connection, generation: domain.Generation, en
     """
     row = await connection.fetchrow(
         "UPDATE generation SET state = $2, error = $3, usage = $4, stages = $5, artifacts = $6, sequence = sequence + 1,"
+        " checkpoint = NULL, resumed_step = greatest(resumed_step, $7),"
         " steps_done = CASE WHEN $2 = 'SUCCEEDED' THEN steps_total ELSE steps_done END,"
         " finished_at = clock_timestamp(), expected_finish_at = NULL WHERE generation_id = $1 RETURNING *",
         generation.generation_id,
@@ -69,10 +71,13 @@ async def end(connection: postgres.Connection, generation: domain.Generation, en
         dataclasses.asdict(end.usage),
         end.stages,
         end.artifacts,
+        end.resumed_step,
     )
     assert row is not None, "the caller holds its lock"
     ended = read(row)
     await events.append(connection, generation_id=ended.generation_id, sequence=ended.sequence, state=ended.state)
+    if (checkpoint := checkpoints.read(generation)) is not None:
+        await checkpoints.discard(connection, tenant_id=ended.tenant_id, checkpoint=checkpoint)
     await outbox.add_outcome(
         connection, ended, usage=end.usage, amount_nanos=end.charge_nanos, free_reason=end.free_reason
     )

@@ -22,7 +22,8 @@ WITH RECURSIVE line AS (
 )
 SELECT waiting.* FROM line, LATERAL (
     SELECT g.generation_id, g.tenant_id, g.model, g.shape, g.priority, g.steps_total, g.work_us, g.suspect, g.attempt,
-           g.runner_id, extract(epoch FROM clock_timestamp() - g.created_at)::float8 AS waited_s,
+           g.runner_id, coalesce((g.checkpoint ->> 'step')::int, 0) AS steps_kept,
+           extract(epoch FROM clock_timestamp() - g.created_at)::float8 AS waited_s,
            extract(epoch FROM g.deadline - clock_timestamp())::float8 AS deadline_s
     FROM generation g WHERE g.state = 'QUEUED' AND (g.model, g.priority, g.tenant_id)
         = (line.model, line.priority, line.tenant_id) AND NOT g.cancel_requested
@@ -64,6 +65,7 @@ def _job(row: postgres.Row, needs: Needs) -> fleet.Job:
         deadline_s=row["deadline_s"],
         suspect=row["suspect"],
         attempt=row["attempt"],
+        steps_kept=row["steps_kept"],
         last_runner_id=row["runner_id"] or "",
         model_memory_bytes=needs.memory_bytes,
         model_load_us=needs.load_us,

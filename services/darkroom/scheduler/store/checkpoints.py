@@ -1,0 +1,84 @@
+"""Where generations can be gone on with: the newest checkpoint of each, and those whose bytes may go.
+
+The owner of a pool `keep`s what its runners tell, fenced by the attempt's key; `attempts.begin` gives it to the next attempt. One that is
+superseded, or whose generation has ended, is `discard`ed here and deleted from media_store by `loop.sweep`.
+"""
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+from darkroom import postgres
+from darkroom.scheduler.domain import fleet
+from darkroom.scheduler.domain import generation as domain
+
+
+class Discarded(NamedTuple):
+    """Bytes in media_store that nobody needs."""
+
+    media_id: str
+    tenant_id: str
+    generation_id: str
+
+
+def read(generation: domain.Generation) -> fleet.Checkpoint | None:
+    """Where the generation can be gone on with; None means from its start."""
+    if generation.checkpoint is None:
+        return None
+    key = fleet.Key(*generation.checkpoint["key"])
+    return fleet.Checkpoint(**{**generation.checkpoint, "key": key})
+
+
+async def discard(connection: postgres.Connection, *, tenant_id: str, checkpoint: fleet.Checkpoint) -> None:
+    """Note that a checkpoint's bytes may go."""
+    await connection.execute(
+        "INSERT INTO discarded_checkpoint (media_id, tenant_id, generation_id) VALUES ($1, $2, $3)"
+        " ON CONFLICT (media_id) DO NOTHING",
+        checkpoint.media_id,
+        tenant_id,
+        checkpoint.key.generation_id,
+    )
+
+
+class Checkpoints:
+    """The column `checkpoint` of `generation`, and the table `discarded_checkpoint`."""
+
+    def __init__(self, database: postgres.Database) -> None:
+        self._database = database
+
+    async def keep(self, checkpoint: fleet.Checkpoint) -> bool:
+        """Make it the newest; False, and nothing changed, if its attempt is not current or has told a later one."""
+        async with self._database.transaction() as connection:
+            row = await connection.fetchrow(
+                "SELECT tenant_id, checkpoint FROM generation WHERE state = 'RUNNING' AND generation_id = $1"
+                " AND owner_epoch = $2 AND attempt = $3 FOR UPDATE",
+                *checkpoint.key,
+            )
+            if row is None or (row["checkpoint"] or {}).get("step", 0) >= checkpoint.step:
+                return False
+            if row["checkpoint"] is not None:
+                before = fleet.Checkpoint(**{**row["checkpoint"], "key": fleet.Key(*row["checkpoint"]["key"])})
+                await discard(connection, tenant_id=row["tenant_id"], checkpoint=before)
+            await connection.execute(
+                "UPDATE generation SET checkpoint = $2 WHERE generation_id = $1",
+                checkpoint.key.generation_id,
+                checkpoint._asdict(),
+            )
+            return True
+
+    async def due(self, *, limit: int, again_s: float) -> list[Discarded]:
+        """Take discarded checkpoints to delete; one that is not then forgotten is due again after `again_s`."""
+        rows = await self._database.fetch(
+            "UPDATE discarded_checkpoint d SET next_try_at = clock_timestamp() + $2 * interval '1 second'"
+            " FROM (SELECT media_id FROM discarded_checkpoint WHERE next_try_at <= clock_timestamp()"
+            "       ORDER BY next_try_at LIMIT $1 FOR UPDATE SKIP LOCKED) t"
+            " WHERE d.media_id = t.media_id RETURNING d.media_id, d.tenant_id, d.generation_id",
+            limit,
+            again_s,
+        )
+        return [Discarded(*row) for row in rows]
+
+    async def forget(self, media_ids: Collection[str]) -> None:
+        """Forget those whose bytes are gone."""
+        await self._database.execute(
+            "DELETE FROM discarded_checkpoint WHERE media_id = ANY($1::text[])", list(media_ids)
+        )

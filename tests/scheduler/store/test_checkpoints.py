@@ -1,0 +1,89 @@
+import dataclasses
+
+from darkroom import pricing
+from darkroom.scheduler import poison
+from darkroom.scheduler.domain import fleet
+from darkroom.scheduler.domain import generation as domain
+from darkroom.scheduler.store import attempts, checkpoints, explain, generations, queue
+from tests.scheduler.store.conftest import TENANT, make
+from tests.scheduler.store.placed import DECISION, begin, job, own
+
+USED = dataclasses.asdict(pricing.Quantities(gpu_time_us=30, steps=3))
+
+
+def at(key, step, media_id=""):
+    return fleet.Checkpoint(key, media_id or f"med_{step}", step, USED)
+
+
+def again(generation, solo):
+    return poison.Verdict("", suspect=False, solo_deaths=0, forgiven=True)
+
+
+async def kept(database, key):
+    return await generations.Generations(database).get(tenant_id=TENANT, generation_id=key.generation_id)
+
+
+async def discarded(database):
+    return {one.media_id for one in await checkpoints.Checkpoints(database).due(limit=10, again_s=0.0)}
+
+
+async def test_the_newest_is_kept_and_the_others_may_go(database):
+    [key] = await begin(database, await own(database), (await make(database)).generation_id)
+    store = checkpoints.Checkpoints(database)
+    assert [await store.keep(at(key, step)) for step in (2, 3, 1, 3)] == [True, True, False, False]
+    assert checkpoints.read(await kept(database, key)) == at(key, 3)
+    assert await discarded(database) == {"med_2"}
+
+
+async def test_an_attempt_that_is_not_current_keeps_nothing(database):
+    [key] = await begin(database, await own(database), (await make(database)).generation_id)
+    for wrong in ({"owner_epoch": 99}, {"attempt": 2}, {"generation_id": "gen_other"}):
+        assert not await checkpoints.Checkpoints(database).keep(at(key._replace(**wrong), 2))
+    assert checkpoints.read(await kept(database, key)) is None
+
+
+async def test_the_next_attempt_is_given_it_and_what_is_left_to_do(database):
+    fence = await own(database)
+    [key] = await begin(database, fence, (await make(database)).generation_id)
+    await checkpoints.Checkpoints(database).keep(at(key, 3))
+    store = attempts.Attempts(database)
+    [moved] = await store.give_back(fence, [key], reason=poison.SUSPENDED, judge=again)
+    assert (moved.state, moved.steps_done, moved.suspensions) == (domain.State.QUEUED, 3, 1)
+    [waiting] = await queue.Queue(database, window=9).first({"m": queue.Needs(1, 1)})
+    assert (waiting.steps_kept, waiting.steps_total) == (3, 7)
+    [begun] = await store.begin(fence, [fleet.Placement(job(key.generation_id), DECISION)])
+    assert begun.checkpoint == at(key, 3)
+    assert (await kept(database, key)).steps_done == 3
+
+
+async def test_at_which_step_each_attempt_began_is_told(database):
+    fence = await own(database)
+    [first] = await begin(database, fence, (await make(database)).generation_id)
+    store = attempts.Attempts(database)
+    await checkpoints.Checkpoints(database).keep(at(first, 3))
+    await store.lose_runner(fence, "run_a", judge=again)
+    [second] = await begin(database, fence, first.generation_id)
+    await store.progress([attempts.Step(second, 4, 1_000, resumed_step=3)])
+    told = explain.Explain(database, seen_within_s=5.0)
+    assert [one.resumed_step for one in await told.decisions(first.generation_id)] == [0, 3]
+    assert (await kept(database, first)).resumed_step == 3
+    await store.give_back(fence, [second], reason=poison.RUNNER_FAULT, judge=again)
+    [third] = await begin(database, fence, first.generation_id)
+    assert (await kept(database, first)).resumed_step == 0
+    end = generations.End(state=domain.State.SUCCEEDED, resumed_step=5)
+    await store.finish(fence, third, lambda generation: end)
+    assert [one.resumed_step for one in await told.decisions(first.generation_id)] == [0, 3, 5]
+
+
+async def test_at_the_end_it_may_go(database):
+    fence = await own(database)
+    [key] = await begin(database, fence, (await make(database)).generation_id)
+    store = checkpoints.Checkpoints(database)
+    await store.keep(at(key, 3))
+    await attempts.Attempts(database).finish(fence, key, lambda _: generations.End(state=domain.State.SUCCEEDED))
+    assert checkpoints.read(await kept(database, key)) is None
+    [due] = await store.due(limit=10, again_s=60.0)
+    assert due == ("med_3", TENANT, key.generation_id)
+    assert await store.due(limit=10, again_s=60.0) == []  # taken, for a while
+    await store.forget(["med_3"])
+    assert await database.fetchval("SELECT count(*) FROM discarded_checkpoint") == 0
