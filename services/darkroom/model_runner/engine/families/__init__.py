@@ -25,6 +25,10 @@ class Family(Protocol):
     bank: adapters.Bank
     """The LoRAs resident for it; the loop has a job's loaded before `prepare`."""
 
+    @property
+    def samples_per_second(self) -> int:
+        """Of what `decode` returns; asked of audio alone."""
+
     def prepare(self, jobs: Sequence[Job]) -> list[list[State]]:
         """Return for each job a state for each of its seeds, at step 0; the text encoders run once for all jobs.
 
@@ -72,6 +76,8 @@ def _lazy(module: str) -> Load:
 
 FAMILIES: Mapping[str, Load] = {
     "flux": _lazy("flux"),
+    "stable_audio": _lazy("stable_audio"),
+    "wan": _lazy("wan"),
     "z_image": _lazy("z_image"),
 }
 """By the name that a catalogue entry uses."""

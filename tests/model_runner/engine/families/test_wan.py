@@ -1,0 +1,183 @@
+"""The wan family makes what diffusers' WanPipeline and WanImageToVideoPipeline make, alone and in mixed batches."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import PIL.Image
+import pytest
+import torch
+from torch import Tensor
+
+from darkroom.model_runner.engine import errors
+from darkroom.model_runner.engine.families import wan
+from darkroom.model_runner.engine.job import Job
+from darkroom.model_runner.engine.state import State
+from tests.model_runner.engine.families import tiny_media
+
+TOLERANCE = 1e-4  # of latents, whose size is about 1
+SIZES = [(32, 32, 5), (48, 32, 1), (32, 48, 9)]
+KINDS = {"text": {}, "image": {"image": True}, "two": {"two": True}, "image2": {"image": True, "two": True}}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("wan")
+    for name, options in KINDS.items():
+        tiny_media.wan(folder / name, **options)
+    return {path.name: path for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def models(folders: dict[str, Path]) -> dict[str, wan.Wan]:
+    return {name: tiny_media.load(wan, tiny_media.spec(path, family="wan")) for name, path in folders.items()}
+
+
+@pytest.fixture(scope="module")
+def pipelines(folders: dict[str, Path]) -> dict[str, Any]:
+    made = {name: diffusers.DiffusionPipeline.from_pretrained(path) for name, path in folders.items()}
+    for pipeline in made.values():
+        pipeline.set_progress_bar_config(disable=True)
+    return made
+
+
+@pytest.fixture
+def video(make_job: Any) -> Any:
+    def make(model: str, **changes: Any) -> Job:
+        values = {"prompt": "a red circle moves right", "frames": 5, "frames_per_second": 8}
+        if model.startswith("image"):
+            values["source_image"] = _picture()
+        job: Job = make_job(str(changes), model=model, max_sequence_length=tiny_media.TOKENS, **(values | changes))
+        return job
+
+    return make
+
+
+def reference(pipeline: Any, job: Job, **options: Any) -> Tensor:
+    if job.source_image is not None:
+        options["image"] = PIL.Image.open(io.BytesIO(job.source_image))
+    with torch.inference_mode():
+        frames: Tensor = pipeline(
+            prompt=job.prompt,
+            negative_prompt=job.negative_prompt,
+            width=job.width,
+            height=job.height,
+            num_frames=job.frames,
+            num_inference_steps=job.steps,
+            guidance_scale=job.guidance_scale,
+            generator=torch.Generator("cpu").manual_seed(job.seeds[0]),
+            max_sequence_length=job.max_sequence_length,
+            **({"output_type": "latent"} | options),
+        ).frames[0]
+    return frames
+
+
+@torch.inference_mode()
+def run(model: wan.Wan, *jobs: Job) -> list[State]:
+    """Make all videos of jobs in one batch, each row until its own end."""
+    states = [state for rows in model.prepare(jobs) for state in rows]
+    assert len({state.batch_key for state in states}) == 1
+    while going := [index for index, state in enumerate(states) if state.step < state.steps_total]:
+        batch = [states[index] for index in going]
+        for index, state in zip(going, model.advance(batch, model.denoise(batch)), strict=True):
+            states[index] = state
+    return states
+
+
+def distance(one: Tensor, other: Tensor) -> float:
+    assert one.shape == other.shape
+    return (one - other).abs().max().item()
+
+
+@pytest.mark.parametrize(("width", "height", "frames"), SIZES)
+@pytest.mark.parametrize("steps", [1, 3, 6])
+@pytest.mark.parametrize(("guidance", "negative"), [(1.0, ""), (5.0, "blue square")])
+@pytest.mark.parametrize("name", ["text", "image"])
+def test_alone_equals_the_pipeline(
+    models: Any,
+    pipelines: Any,
+    video: Any,
+    name: str,
+    guidance: float,
+    negative: str,
+    steps: int,
+    width: int,
+    height: int,
+    frames: int,
+) -> None:
+    job = video(
+        name, steps=steps, guidance_scale=guidance, negative_prompt=negative, width=width, height=height, frames=frames
+    )
+    (state,) = run(models[name], job)
+    assert distance(state.latents, reference(pipelines[name], job)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["text", "image", "two", "image2"])
+def test_rows_of_different_steps_guidance_seeds_and_texts_equal_the_pipeline(
+    models: Any, pipelines: Any, video: Any, name: str
+) -> None:
+    jobs = [
+        video(name, steps=3, guidance_scale=2.0, seeds=(1,)),
+        video(name, steps=6, guidance_scale=7.5, seeds=(2**40,), prompt="a blue square"),
+        video(name, steps=4, guidance_scale=4.0, seeds=(3,), negative_prompt="noise"),
+    ]
+    made = run(models[name], *jobs)
+    for job, state in zip(jobs, made, strict=True):
+        assert distance(state.latents, reference(pipelines[name], job)) <= TOLERANCE
+    assert min(distance(one.latents, other.latents) for one in made for other in made if one is not other) > 0.1
+
+
+@pytest.mark.parametrize("name", ["text", "image"])
+def test_decoded_frames_equal_the_pipeline(models: Any, pipelines: Any, video: Any, name: str) -> None:
+    jobs = [video(name, steps=2, seeds=(seed,)) for seed in (1, 2)]
+    with torch.inference_mode():
+        decoded = models[name].decode(run(models[name], *jobs))
+    for job, frames in zip(jobs, decoded, strict=True):
+        assert frames.shape == (5, 3, 32, 32)
+        assert distance(frames.clamp(0, 1), reference(pipelines[name], job, output_type="pt")) <= 1e-4
+
+
+def test_a_second_transformer_takes_over_below_the_boundary(models: Any, video: Any) -> None:
+    """Rows on both sides share a batch; the other transformer's numbers differ."""
+    model = models["two"]
+    early, late = (model.prepare([video("two", steps=6, seeds=(seed,))])[0][0] for seed in (1, 2))
+    with torch.inference_mode():
+        while late.plan.timesteps[late.step] >= 875:
+            (late,) = model.advance([late], model.denoise([late]))
+        together, alone = model.denoise([late, early]), [model.denoise([state]) for state in (late, early)]
+    for row, single in enumerate(alone):
+        assert distance(together.positive[row], single.positive[0]) <= 1e-5
+        assert distance(together.negative[row], single.negative[0]) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "field"),
+    [
+        ("text", {"frames": 4}, "num_frames"),
+        ("text", {"width": 40}, "width"),
+        ("text", {"source_image": b""}, "source_image"),
+        ("image", {"source_image": None}, "source_image"),
+        ("image", {"source_image": b"no picture"}, "source_image"),
+        ("text", {"strength": 0.5}, "strength"),
+        ("text", {"sampler": "ddim"}, "sampler"),
+    ],
+)
+def test_what_it_cannot_make_is_refused_by_name(models: Any, video: Any, name: str, changes: Any, field: str) -> None:
+    with pytest.raises(errors.BadRequest, match=field):
+        models[name].prepare([video(name, **changes)])
+
+
+def test_wan_2_2_s_5b_is_refused_clearly(folders: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text('{"_class_name": "WanPipeline", "expand_timesteps": true}')
+    with pytest.raises(errors.LoadFailed, match="one time"):
+        tiny_media.load(wan, tiny_media.spec(tmp_path, family="wan"))
+    with pytest.raises(errors.LoadFailed, match="guidance"):
+        tiny_media.load(wan, tiny_media.spec(folders["text"], family="wan", guidance="embedded"))
+
+
+def _picture() -> bytes:
+    drawn = torch.arange(3 * 40 * 50).reshape(40, 50, 3).remainder(251).to(torch.uint8)
+    file = io.BytesIO()
+    PIL.Image.fromarray(drawn.numpy()).save(file, format="PNG")
+    return file.getvalue()
