@@ -1,0 +1,283 @@
+"""The sdxl family paints what diffusers' three SDXL pipelines paint, alone and in mixed batches."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+import transformers
+from torch import Tensor
+
+from darkroom.model_runner.engine import errors
+from darkroom.model_runner.engine.families import sdxl
+from darkroom.model_runner.engine.job import Job, ModelSpec
+from tests.model_runner.engine.families import unets
+from tests.model_runner.engine.families.unets import TOLERANCE, distance, latents
+
+PIPELINES = {
+    "text": diffusers.StableDiffusionXLPipeline,
+    "image": diffusers.StableDiffusionXLImg2ImgPipeline,
+    "inpaint": diffusers.StableDiffusionXLInpaintPipeline,
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "base": {},
+    "spoken": {"zeros": False},  # an absent negative prompt is the embedding of no words
+    "inpainting": {"unet": {"in_channels": 9}},
+    "turbo": {"guidance": "none", "scheduler": {"timestep_spacing": "trailing"}},
+}
+TASKS: dict[str, dict[str, Any]] = {
+    "text": {},
+    "image": {"source_image": unets.picture(32, 32), "strength": 0.7},
+    "inpaint": {"source_image": unets.picture(40, 24), "mask_image": unets.mask(24, 48), "strength": 0.8},
+    "inpaint_all": {"source_image": unets.picture(32, 32), "mask_image": unets.mask(32, 32), "strength": 1.0},
+    "inpaint_most": {"source_image": unets.picture(32, 32), "mask_image": unets.mask(32, 32)},
+}
+
+
+@pytest.fixture(scope="module")
+def specs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSpec]:
+    folder = tmp_path_factory.mktemp("sdxl")
+    return {name: _save(folder / name, **changes) for name, changes in KINDS.items()}
+
+
+@pytest.fixture(scope="module")
+def models(specs: dict[str, ModelSpec]) -> dict[str, sdxl.Sdxl]:
+    return {name: unets.load(sdxl, spec) for name, spec in specs.items()}
+
+
+@pytest.fixture(scope="module")
+def parts(specs: dict[str, ModelSpec]) -> dict[str, dict[str, Any]]:
+    """Return what each directory holds, as diffusers loads it."""
+    return {name: _components(spec.path, zeros=name != "spoken") for name, spec in specs.items()}
+
+
+@pytest.fixture
+def make_job(make_job: Any) -> Any:
+    def make(key: str, **changes: Any) -> Job:
+        job: Job = make_job(key, **({"model": "base", "max_sequence_length": unets.TOKENS} | changes))
+        return job
+
+    return make
+
+
+def reference(components: dict[str, Any], job: Job, **options: Any) -> Tensor:
+    return unets.reference(PIPELINES, components, job, **options)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 32), (40, 56)])
+@pytest.mark.parametrize("steps", [1, 3, 6])
+@pytest.mark.parametrize("scale", [1.0, 7.5])
+def test_alone_equals_the_pipeline(
+    models: Any, parts: Any, make_job: Any, steps: int, size: tuple[int, int], scale: float
+) -> None:
+    job = make_job("1", steps=steps, width=size[0], height=size[1], guidance_scale=scale, negative_prompt="green")
+    (found,) = latents(models["base"], job)
+    assert found.shape == (4, size[1] // 8, size[0] // 8)
+    assert distance(found, reference(parts["base"], job)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("sampler", unets.SCHEDULERS)
+def test_every_sampler_and_task_equals_the_pipeline(
+    models: Any, parts: Any, make_job: Any, task: str, sampler: str
+) -> None:
+    job = make_job("1", sampler=sampler, steps=5, **TASKS[task])
+    (found,) = latents(models["base"], job)
+    assert distance(found, reference(parts["base"], job)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("kind", ["base", "spoken"])
+@pytest.mark.parametrize("negative_prompt", ["", "blue"])
+def test_an_absent_negative_prompt_is_what_the_model_says(
+    models: Any, parts: Any, make_job: Any, kind: str, negative_prompt: str
+) -> None:
+    job = make_job("1", model=kind, negative_prompt=negative_prompt)
+    (found,) = latents(models[kind], job)
+    assert distance(found, reference(parts[kind], job)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("strength", [0.4, 1.0])
+@pytest.mark.parametrize("sampler", ["", "euler_ancestral"])
+@pytest.mark.parametrize("scale", [1.0, 5.0])
+def test_a_unet_that_sees_the_mask_equals_the_pipeline(
+    models: Any, parts: Any, make_job: Any, strength: float, sampler: str, scale: float
+) -> None:
+    changes = TASKS["inpaint"] | {"strength": strength, "sampler": sampler, "guidance_scale": scale}
+    job = make_job("1", model="inpainting", steps=5, **changes)
+    (found,) = latents(models["inpainting"], job)
+    assert distance(found, reference(parts["inpainting"], job)) <= TOLERANCE
+
+
+def test_a_distilled_model_equals_the_pipeline(models: Any, parts: Any, make_job: Any) -> None:
+    job = make_job("1", model="turbo", sampler="euler_ancestral", guidance_scale=1.0, steps=2)
+    (found,) = latents(models["turbo"], job)
+    assert distance(found, reference(parts["turbo"], job)) <= TOLERANCE
+
+
+def test_one_batch_mixes_tasks_samplers_steps_guidance_seeds_and_prompts(
+    models: Any, parts: Any, make_job: Any
+) -> None:
+    jobs = [
+        make_job("1", sampler="euler", steps=3, seeds=(1,), guidance_scale=2.0),
+        make_job("2", sampler="dpmpp_2m_karras", steps=6, seeds=(2**40,), prompt="blue", negative_prompt="red"),
+        make_job("3", sampler="euler_ancestral", steps=5, seeds=(3,), guidance_scale=9.0, **TASKS["image"]),
+        make_job("4", sampler="unipc", steps=5, seeds=(4,), prompt="", **TASKS["inpaint"]),
+        make_job("5", sampler="ddim", steps=4, seeds=(5,), negative_prompt="white", **TASKS["inpaint_all"]),
+        make_job("6", sampler="lcm", steps=2, seeds=(6,), guidance_scale=1.5),
+    ]
+    together = latents(models["base"], *jobs)
+    for job, found in zip(jobs, together, strict=True):
+        assert distance(found, reference(parts["base"], job)) <= TOLERANCE
+    assert min(distance(one, other) for one in together for other in together if one is not other) > 0.1
+
+
+def test_rows_that_see_masks_share_a_batch(models: Any, parts: Any, make_job: Any) -> None:
+    jobs = [
+        make_job("1", model="inpainting", seeds=(1,), steps=3, **TASKS["inpaint"]),
+        make_job("2", model="inpainting", seeds=(2,), steps=5, prompt="blue", **TASKS["inpaint_all"]),
+    ]
+    for job, found in zip(jobs, latents(models["inpainting"], *jobs), strict=True):
+        assert distance(found, reference(parts["inpainting"], job)) <= TOLERANCE
+
+
+def test_each_seed_of_a_job_is_the_picture_of_that_seed_alone(models: Any, make_job: Any) -> None:
+    job = make_job("1", seeds=(3, 9), sampler="euler_ancestral", **TASKS["inpaint"])
+    for seed, found in zip(job.seeds, latents(models["base"], job), strict=True):
+        assert distance(found, latents(models["base"], dataclasses.replace(job, seeds=(seed,)))[0]) <= TOLERANCE
+
+
+@torch.inference_mode()
+def test_decodes_a_batch_into_the_pictures_of_the_pipeline(models: Any, parts: Any, make_job: Any) -> None:
+    jobs = [make_job("1", seeds=(1,)), make_job("2", seeds=(2,), prompt="blue")]
+    states = [state for rows in models["base"].prepare(jobs) for state in rows]
+    decoded = models["base"].decode(unets.run(models["base"], states))
+    for job, found in zip(jobs, decoded, strict=True):
+        assert found.shape == (3, 32, 32)
+        assert distance(found.clamp(0, 1), reference(parts["base"], job, output_type="pt")) <= TOLERANCE
+
+
+def test_texts_of_all_jobs_are_encoded_in_one_call_and_only_once(specs: Any, make_job: Any) -> None:
+    model, calls = unets.load(sdxl, specs["base"]), []
+    model._pipeline.text_encoder_2.register_forward_pre_hook(lambda _, given: calls.append(len(given[0])))
+    jobs = [make_job("1"), make_job("2", prompt="blue", negative_prompt="red"), make_job("3", prompt="blue")]
+    with torch.inference_mode():
+        model.prepare(jobs)
+        model.prepare([make_job("4", prompt="red")])
+    assert calls == [3]  # "a red circle...", "blue", "red"
+
+
+@torch.inference_mode()
+def test_guidance_of_one_makes_no_second_prediction(models: Any, make_job: Any) -> None:
+    model = models["base"]
+    [[plain], [guided]] = model.prepare([make_job("1", guidance_scale=1.0), make_job("2")])
+    assert plain.batch_key != guided.batch_key
+    assert model.denoise([plain]).negative is None
+    assert model.denoise([guided]).negative is not None
+
+
+@torch.inference_mode()
+def test_a_step_leaves_the_states_it_was_given_as_they_were(models: Any, make_job: Any) -> None:
+    [[state]] = models["base"].prepare([make_job("1", sampler="euler_ancestral", **TASKS["inpaint"])])
+    before, rng = state.latents.clone(), state.noise_rng.clone()
+    (after,) = models["base"].advance([state], models["base"].denoise([state]))
+    assert (state.step, after.step) == (0, 1)
+    assert torch.equal(state.latents, before)
+    assert torch.equal(state.noise_rng, rng)
+    assert not torch.equal(after.latents, before)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "text"),
+    [
+        ("base", {"width": 36}, "^width: .*multiple of 8"),
+        ("base", {"height": 30}, "^height: .*multiple of 8"),
+        ("base", {"sampler": "flow_euler"}, "^sampler: "),
+        ("base", {"strength": 0.5}, "^source_image: "),
+        ("base", {"source_image": b"no picture"}, "^source_image: "),
+        ("base", {"source_image": unets.picture(8, 8), "mask_image": b"none"}, "^mask_image: "),
+        ("base", {"source_image": unets.picture(8, 8), "strength": 0.1}, "^strength: "),
+        ("turbo", {"negative_prompt": "red"}, "^negative_prompt: "),
+        ("inpainting", {"source_image": unets.picture(8, 8)}, "^mask_image: "),
+    ],
+)
+def test_refuses_what_the_model_cannot_do(models: Any, make_job: Any, kind: str, changes: Any, text: str) -> None:
+    with pytest.raises(errors.BadRequest, match=text):
+        models[kind].prepare([make_job("1", model=kind, **changes)])
+
+
+def test_refuses_the_refiner_before_reading_its_weights(specs: Any, tmp_path: Path) -> None:
+    index = json.loads((specs["base"].path / "model_index.json").read_text())
+    index |= {"requires_aesthetics_score": True, "text_encoder": [None, None], "tokenizer": [None, None]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(errors.LoadFailed, match="refiner"):
+        unets.load(sdxl, dataclasses.replace(specs["base"], path=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"unet": {"in_channels": 8}}, "8 input channels"),
+        ({"unet": {"time_cond_proj_dim": 8}}, "guidance embedded"),
+        ({"vae": {"latents_mean": [0.0] * 4, "latents_std": [1.0] * 4}}, "normalised"),
+    ],
+)
+def test_refuses_other_variants(tmp_path: Path, changes: Any, text: str) -> None:
+    with pytest.raises(errors.LoadFailed, match=text):
+        unets.load(sdxl, _save(tmp_path / "variant", **changes))
+
+
+@pytest.mark.parametrize("upcast", [True, False])
+def test_a_vae_that_overflows_in_float16_stays_in_float32(tmp_path: Path, upcast: bool) -> None:
+    model = unets.load(sdxl, _save(tmp_path / "half", vae={"force_upcast": upcast}), dtype=torch.float16)
+    assert model._unet.dtype == torch.float16
+    assert model._vae.dtype == (torch.float32 if upcast else torch.float16)
+
+
+def test_computes_in_the_dtype_it_is_told(specs: Any, models: Any, make_job: Any) -> None:
+    job = make_job("1", **TASKS["inpaint"])
+    (found,) = latents(unets.load(sdxl, specs["base"], dtype=torch.bfloat16), job)
+    assert found.dtype == torch.float32
+    assert 0 < distance(found, latents(models["base"], job)[0]) < 0.5
+
+
+def _save(
+    path: Path,
+    *,
+    unet: Any = None,
+    vae: Any = None,
+    scheduler: Any = None,
+    zeros: bool = True,
+    guidance: str = "true_cfg",
+) -> ModelSpec:
+    torch.manual_seed(1)
+    tokenizer = unets.tokenizer()
+    large = {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 6 * 8 + 16,
+        "cross_attention_dim": 32,
+        "transformer_layers_per_block": (1, 2),
+        "use_linear_projection": True,
+    }
+    diffusers.StableDiffusionXLPipeline(
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        text_encoder=unets.text_encoder(transformers.CLIPTextModel, tokenizer),
+        text_encoder_2=unets.text_encoder(transformers.CLIPTextModelWithProjection, tokenizer, projection_dim=16),
+        unet=unets.unet(**(large | (unet or {}))),
+        vae=unets.vae(**(vae or {})),
+        scheduler=diffusers.EulerDiscreteScheduler(
+            **(dict(unets.BETAS) | {"timestep_spacing": "leading"} | (scheduler or {}))
+        ),
+        force_zeros_for_empty_prompt=zeros,
+        add_watermarker=False,
+    ).save_pretrained(path)
+    return unets.spec(path, family="sdxl", guidance=guidance)
+
+
+def _components(path: Path, *, zeros: bool) -> dict[str, Any]:
+    pipeline = diffusers.StableDiffusionXLPipeline.from_pretrained(path, local_files_only=True)
+    return pipeline.components | {"force_zeros_for_empty_prompt": zeros, "add_watermarker": False}
