@@ -111,11 +111,12 @@ def test_decisions_tell_candidates_rejections_and_what_it_waits_for(capsys: pyte
         attempt=2, summary="run_1 was soonest", candidates=[candidate], rejections={"draining": 3}
     )
     decision.previous_attempt_end = "the runner was lost"
+    decision.resumed_step = 7
     show.decisions(
         service_pb.ExplainGenerationResponse(decisions=[decision], waiting_reason="all are full"), brief=False
     )
     assert capsys.readouterr().out.splitlines() == [
-        "attempt 2 (after the runner was lost): run_1 was soonest",
+        "attempt 2 (after the runner was lost): run_1 was soonest (went on from step 7)",
         "  run_1 on a: score 0.250, predicted 2.00 s, 90% used by others",
         "    time 0.50",
         "  3 filtered out: draining",

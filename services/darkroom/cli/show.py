@@ -137,7 +137,8 @@ def decisions(explanation: service_pb.ExplainGenerationResponse, *, brief: bool)
     """Print why each attempt was placed where it was."""
     for decision in explanation.decisions:
         after = f" (after {decision.previous_attempt_end})" if decision.previous_attempt_end else ""
-        out.print(text.Text(f"attempt {decision.attempt}{after}: {decision.summary}"))
+        resumed = f" (went on from step {decision.resumed_step})" if decision.resumed_step else ""
+        out.print(text.Text(f"attempt {decision.attempt}{after}: {decision.summary}{resumed}"))
         if brief:
             continue
         for candidate in decision.candidates:

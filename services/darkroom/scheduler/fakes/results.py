@@ -22,7 +22,15 @@ def completed(assign: pb.Assign) -> pb.Completed:
     used.images = count
     used.pixels = image.width * image.height * count
     stages = generation_pb2.StageTimes(prepare_us=10, denoise_us=used.gpu_time_us, decode_us=20, encode_us=5)
-    return pb.Completed(key=assign.key, artifacts=artifacts, usage=used, stages=stages)
+    return pb.Completed(
+        key=assign.key, artifacts=artifacts, usage=used, stages=stages, resumed_step=assign.checkpoint.step
+    )
+
+
+def checkpoint(assign: pb.Assign, step: int) -> pb.Checkpoint:
+    """Where an attempt can be gone on with: a name, and no bytes behind it."""
+    media_id = f"med_{hashlib.sha256(f'{assign.key.generation_id}:{step}'.encode()).hexdigest()[:32]}"
+    return pb.Checkpoint(key=assign.key, media_id=media_id, step=step, usage=usage(step))
 
 
 def _artifact(assign: pb.Assign, seed: int) -> media_pb2.Artifact:

@@ -43,6 +43,7 @@ class Behaviour:
     fails_over: str = "\0"  # a prompt that holds this makes a runner fault
     refuses: str = "\0"  # a prompt that holds this is the request's own fault
     waits_over: str = "\0"  # a prompt that holds this goes on until it is cancelled
+    checkpoint_steps: int = 0  # it tells a checkpoint each time so many steps are done; 0: never
 
 
 class Runner(runner_service_pb2_grpc.RunnerServiceServicer):
@@ -69,6 +70,7 @@ class Runner(runner_service_pb2_grpc.RunnerServiceServicer):
         self._server.add(runner_service_pb2_grpc.add_RunnerServiceServicer_to_server, self)
         self._live: dict[_Key, asyncio.Task[None]] = {}
         self._outcomes: dict[_Key, pb.WorkResponse] = {}
+        self._checkpoints: dict[_Key, pb.Checkpoint] = {}
         self._epoch = 0
         self._stream: asyncio.Queue[pb.WorkResponse | None] | None = None
         self._busy_us = 0
@@ -115,6 +117,13 @@ class Runner(runner_service_pb2_grpc.RunnerServiceServicer):
     def aboard(self) -> list[str]:
         """The generations that go on here."""
         return [key[0] for key in self._live]
+
+    def suspend_all(self) -> None:
+        """Put everything aboard aside now, as a runner that drains."""
+        for key, task in list(self._live.items()):
+            checkpoint = self._checkpoints.get(key)
+            self._conclude(key, pb.WorkResponse(suspended=pb.Suspended(key=_proto(key), checkpoint=checkpoint)))
+            task.cancel()
 
     def finish_all(self) -> None:
         """Complete everything aboard now, whatever steps are left."""
@@ -205,14 +214,19 @@ class Runner(runner_service_pb2_grpc.RunnerServiceServicer):
 
     async def _denoise(self, key: _Key, assign: pb.Assign) -> None:
         total = assign.image.steps * max(assign.image.num_images, 1)
-        done = 0
+        done = resumed = assign.checkpoint.step
         try:
             while done < total or self.behaviour.waits_over in assign.image.prompt:
                 await asyncio.sleep(self.behaviour.step_s)
                 done += 1
                 self._busy_us += results.STEP_US
-                progress = pb.Progress(key=assign.key, steps_done=min(done, total), steps_total=total)
+                progress = pb.Progress(
+                    key=assign.key, steps_done=min(done, total), steps_total=total, resumed_step=resumed
+                )
                 self._say(pb.WorkResponse(progress=progress))
+                if self.behaviour.checkpoint_steps and done % self.behaviour.checkpoint_steps == 0:
+                    self._checkpoints[key] = results.checkpoint(assign, done)
+                    self._say(pb.WorkResponse(checkpoint=self._checkpoints[key]))
         except asyncio.CancelledError:
             self._conclude(key, pb.WorkResponse(cancelled=pb.Cancelled(key=assign.key, usage=results.usage(done))))
             raise
