@@ -76,7 +76,9 @@ def _lazy(module: str) -> Load:
 
 FAMILIES: Mapping[str, Load] = {
     "flux": _lazy("flux"),
+    "sdxl": _lazy("sdxl"),
     "stable_audio": _lazy("stable_audio"),
+    "stable_diffusion": _lazy("stable_diffusion"),
     "wan": _lazy("wan"),
     "z_image": _lazy("z_image"),
 }
