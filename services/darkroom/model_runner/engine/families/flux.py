@@ -1,11 +1,15 @@
 """FLUX: a transformer over packed 2x2 latent patches, conditioned by CLIP (pooled) and T5 (sequence).
 
-In: a directory that `diffusers.FluxPipeline` saved, and jobs. Out: pictures equal to that pipeline's. Two kinds of
-guidance exist: `embedded` (FLUX.1-dev: the scale is an input of the transformer) and `true_cfg` (pocket-image: a
-second prediction for the negative prompt, in the same forward). A model with neither (FLUX.1-schnell) says `none`.
+In: a directory that `diffusers.FluxPipeline`, `FluxFillPipeline` or `FluxKontextPipeline` saved, and jobs. Out: pictures
+equal to those pipelines', and for jobs with a source picture to `FluxImg2ImgPipeline`'s and `FluxInpaintPipeline`'s.
+Two kinds of guidance exist: `embedded` (FLUX.1-dev: the scale is an input of the transformer) and `true_cfg`
+(pocket-image: a second prediction for the negative prompt, in the same forward). A model with neither (FLUX.1-schnell)
+says `none`. Those of `embedded` and `none` make the second prediction too where `extras.true_cfg_scale` is above 1.
+Next: `flux_latents` says where a generation starts and makes its picture.
 """
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 
 import diffusers
 import torch
@@ -13,9 +17,18 @@ from diffusers.pipelines.flux import pipeline_flux
 from torch import Tensor
 
 from darkroom.model_runner.engine import adapters, embeddings, errors, samplers
-from darkroom.model_runner.engine.families import Medium
+from darkroom.model_runner.engine.families import Medium, flux_latents
 from darkroom.model_runner.engine.job import Guidance, Job, ModelSpec
 from darkroom.model_runner.engine.state import BatchKey, Predictions, State
+
+_KINDS: Mapping[str, flux_latents.Kind] = {
+    "FluxPipeline": "text",
+    "FluxImg2ImgPipeline": "text",
+    "FluxInpaintPipeline": "text",
+    "FluxFillPipeline": "fill",
+    "FluxKontextPipeline": "edit",
+}
+"""What a model does, by the pipeline that saved its directory. Their parts are loaded alike."""
 
 
 def load(
@@ -27,6 +40,9 @@ def load(
     embeddings: embeddings.Cache,
 ) -> "Flux":
     """Read the directory and cast its weights; LoadFailed if it is not the kind that its entry says."""
+    saved_by = json.loads((spec.path / "model_index.json").read_text()).get("_class_name")
+    if saved_by not in _KINDS:
+        raise errors.LoadFailed(f"model {spec.name}: saved by {saved_by}, not by one of {', '.join(_KINDS)}")
     pipeline = diffusers.FluxPipeline.from_pretrained(
         spec.path, dtype=dtype, local_files_only=True, use_safetensors=True
     ).to(device)
@@ -34,7 +50,7 @@ def load(
         raise errors.LoadFailed(f"model {spec.name}: guidance {spec.guidance} does not match its transformer")
     if pipeline.scheduler.config.stochastic_sampling:
         raise errors.LoadFailed(f"model {spec.name}: its scheduler samples stochastically, which is not supported")
-    return Flux(spec, pipeline, adapters_resident_max=adapters_resident_max, embeddings=embeddings)
+    return Flux(spec, _KINDS[saved_by], pipeline, adapters_resident_max=adapters_resident_max, embeddings=embeddings)
 
 
 class Flux:
@@ -45,96 +61,114 @@ class Flux:
     def __init__(
         self,
         spec: ModelSpec,
+        kind: flux_latents.Kind,
         pipeline: diffusers.FluxPipeline,
         *,
         adapters_resident_max: int,
         embeddings: embeddings.Cache,
     ) -> None:
-        self._model = spec.name
         self._guidance: Guidance = spec.guidance
+        self._kind = kind
         self._pipeline = pipeline
         self._transformer = pipeline.transformer.eval()
-        self._vae = pipeline.vae.eval()
+        self._latents = flux_latents.Latents(pipeline)
         self._device: torch.device = pipeline.transformer.device
         self._dtype: torch.dtype = pipeline.transformer.dtype
         self._embeddings = embeddings
         self.bank = adapters.Bank(pipeline.transformer, resident_max=adapters_resident_max)
 
     def prepare(self, jobs: Sequence[Job]) -> list[list[State]]:
-        """Encode the prompts and draw each seed's noise."""
+        """Encode the prompts of all jobs together, then each job's picture and mask, and draw each seed's noise."""
         for job in jobs:
             self._check(job)
-        return [self._states(job, conditioning) for job, conditioning in zip(jobs, self._embed(jobs), strict=True)]
+        return [self._states(job, text) for job, text in zip(jobs, self._embed(jobs), strict=True)]
 
-    def _states(self, job: Job, conditioning: dict[str, Tensor]) -> list[State]:
-        patch = self._pipeline.vae_scale_factor * 2
-        rows, columns = job.height // patch, job.width // patch
-        conditioning["image_ids"] = pipeline_flux.FluxPipeline._prepare_latent_image_ids(
-            1, rows, columns, self._device, self._dtype
-        )
-        key = BatchKey(job.model, "text", (job.width, job.height), job.max_sequence_length, self._is_guided(job))
-        plan = self._plan(job, tokens=rows * columns)
-        return [
-            State(
-                batch_key=key,
-                seed=seed,
-                step=0,
-                plan=plan,
-                guidance=job.guidance_scale,
-                latents=self._noise(seed, rows, columns),
-                conditioning=conditioning,
-                adapters=job.adapters,
+    def _states(self, job: Job, text: dict[str, Tensor]) -> list[State]:
+        task = flux_latents.task(job, self._kind)
+        source = self._latents.source(job, task)
+        plan = self._plan(job).after(flux_latents.first_step(job, task))
+        if self._guidance == "embedded":
+            text["guidance"] = torch.tensor(job.guidance_scale, device=self._device)
+        states = []
+        for seed in job.seeds:
+            generator = torch.Generator("cpu").manual_seed(seed)
+            start = self._latents.start(source, task, plan, generator, job)
+            states.append(
+                State(
+                    batch_key=BatchKey(
+                        job.model,
+                        source.batch_task,
+                        (job.width, job.height),
+                        job.max_sequence_length,
+                        self._is_guided(job),
+                    ),
+                    seed=seed,
+                    step=0,
+                    plan=plan,
+                    guidance=self._true_cfg_scale(job),
+                    latents=start.latents,
+                    conditioning=text | start.conditioning,
+                    adapters=job.adapters,
+                    noise_rng=generator.get_state() if plan.draws_noise else None,
+                    tier=job.tier,
+                )
             )
-            for seed in job.seeds
-        ]
+        return states
 
     def denoise(self, states: Sequence[State]) -> Predictions:
         """One forward over [rows, tokens, channels]; a guided batch stacks its negative prompts below its prompts."""
-        guided = states[0].batch_key.guided
-        copies = 2 if guided else 1
+        prefixes = ("", "negative_") if states[0].batch_key.guided else ("",)
+        copies = len(prefixes)
         timesteps = torch.tensor([state.plan.timesteps[state.step] for state in states], device=self._device)
-        guidance = None
-        if self._guidance == "embedded":
-            guidance = torch.tensor([state.guidance for state in states], device=self._device)
+        guidance = torch.cat([_stack(states, "guidance")] * copies) if self._guidance == "embedded" else None
         with self.bank.applied([state.adapters for state in states] * copies):
             predicted: Tensor = self._transformer(
-                hidden_states=torch.stack([state.latents for state in states] * copies).to(self._dtype),
+                hidden_states=torch.cat([self._inputs(states)] * copies).to(self._dtype),
                 timestep=(timesteps.to(self._dtype) / 1000).repeat(copies),
                 guidance=guidance,
-                pooled_projections=_stack(states, "pooled", guided=guided),
-                encoder_hidden_states=_stack(states, "text", guided=guided),
+                pooled_projections=torch.cat([_stack(states, prefix + "pooled") for prefix in prefixes]),
+                encoder_hidden_states=torch.cat([_stack(states, prefix + "text") for prefix in prefixes]),
                 txt_ids=torch.zeros(states[0].batch_key.text_tokens, 3, device=self._device, dtype=self._dtype),
                 img_ids=states[0].conditioning["image_ids"],
                 return_dict=False,
-            )[0]
-        if not guided:
+            )[0][:, : len(states[0].latents)]
+        if copies == 1:
             return Predictions(predicted, None)
         return Predictions(predicted[: len(states)], predicted[len(states) :])
 
     def advance(self, states: Sequence[State], predictions: Predictions) -> list[State]:
-        """FLUX is a flow-matching model, sampled by Euler steps."""
-        return samplers.advance(states, predictions)
+        """Take the sampler's step; then rows that inpaint get back what they keep of their picture."""
+        return [flux_latents.restored(state) for state in samplers.advance(states, predictions)]
 
     def decode(self, states: Sequence[State]) -> list[Tensor]:
-        """Unpack the patches, undo the latents' scaling and run the VAE."""
-        config = self._vae.config
-        width, height = states[0].batch_key.size
-        latents = pipeline_flux.FluxPipeline._unpack_latents(
-            torch.stack([state.latents for state in states]), height, width, self._pipeline.vae_scale_factor
-        )
-        latents = latents / config.scaling_factor + (config.shift_factor or 0.0)
-        pictures: Tensor = self._vae.decode(latents.to(self._dtype), return_dict=False)[0]
-        return list(pictures.float() * 0.5 + 0.5)
+        """Make pictures of finished states with equal batch keys."""
+        return self._latents.decode(states)
+
+    def _inputs(self, states: Sequence[State]) -> Tensor:
+        """Return the latents with what the transformer sees in further channels (Fill) or further tokens (Kontext)."""
+        latents = torch.stack([state.latents for state in states])
+        if "beside" in states[0].conditioning:
+            return torch.cat([latents, _stack(states, "beside")], dim=2)
+        if "source" in states[0].conditioning:
+            return torch.cat([latents, _stack(states, "source")], dim=1)
+        return latents
+
+    def _true_cfg_scale(self, job: Job) -> float:
+        if self._guidance == "true_cfg":
+            return job.guidance_scale
+        scale = job.extras.get("true_cfg_scale", 1.0)
+        return float(scale) if isinstance(scale, int | float) else 1.0
 
     def _is_guided(self, job: Job) -> bool:
-        return self._guidance == "true_cfg" and job.guidance_scale > 1
+        return self._true_cfg_scale(job) > 1
 
     def _check(self, job: Job) -> None:
-        patch = self._pipeline.vae_scale_factor * 2
+        patch = self._latents.patch
         if job.width % patch or job.height % patch:
             raise errors.BadRequest(f"width and height must be multiples of {patch}, not {job.width}x{job.height}")
-        if job.negative_prompt and self._guidance != "true_cfg":
-            raise errors.BadRequest(f"model {job.model} takes no negative prompt")
+        if job.negative_prompt and self._guidance != "true_cfg" and not self._is_guided(job):
+            raise errors.BadRequest(f"model {job.model} takes no negative prompt unless true_cfg_scale is above 1")
+        flux_latents.first_step(job, flux_latents.task(job, self._kind))
 
     def _embed(self, jobs: Sequence[Job]) -> list[dict[str, Tensor]]:
         """Return each job's conditioning; the texts of all jobs with as many tokens are encoded together."""
@@ -161,24 +195,19 @@ class Flux:
 
         return encode
 
-    def _plan(self, job: Job, *, tokens: int) -> samplers.Plan:
-        """Return the table of FluxPipeline's noise levels, shifted for that many image tokens."""
+    def _plan(self, job: Job) -> samplers.Plan:
+        """Return the table of FluxPipeline's noise levels, shifted for the picture's size where the model does so."""
         config = self._pipeline.scheduler.config
         shift = pipeline_flux.calculate_shift(
-            tokens, config.base_image_seq_len, config.max_image_seq_len, config.base_shift, config.max_shift
+            self._latents.tokens(job),
+            config.base_image_seq_len,
+            config.max_image_seq_len,
+            config.base_shift,
+            config.max_shift,
         )
         sigmas = [1 - step / job.steps for step in range(job.steps)]
         return samplers.plan(job.sampler or "flow_euler", job.steps, config=config, mu=shift, sigmas=sigmas)
 
-    def _noise(self, seed: int, rows: int, columns: int) -> Tensor:
-        """Draw on the CPU in float32, so that a seed means the same on every device and in every dtype."""
-        channels = self._transformer.config.in_channels // 4
-        shape = (1, channels, rows * 2, columns * 2)
-        drawn = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))
-        packed: Tensor = pipeline_flux.FluxPipeline._pack_latents(drawn, *shape)
-        return packed[0].to(self._device)
 
-
-def _stack(states: Sequence[State], name: str, *, guided: bool) -> Tensor:
-    prefixes = ("", "negative_") if guided else ("",)
-    return torch.stack([state.conditioning[prefix + name] for prefix in prefixes for state in states])
+def _stack(states: Sequence[State], name: str) -> Tensor:
+    return torch.stack([state.conditioning[name] for state in states])
