@@ -1,7 +1,6 @@
 """The Z-Image family paints what diffusers.ZImagePipeline and ZImageImg2ImgPipeline paint, alone and in mixed batches."""
 
 import dataclasses
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,14 @@ import torch
 import transformers
 from torch import Tensor
 
-from darkroom.model_runner.engine import embeddings, errors, revision
+from darkroom.model_runner.engine import errors
 from darkroom.model_runner.engine.families import z_image
 from darkroom.model_runner.engine.job import AdapterUse, Job, ModelSpec
 from darkroom.model_runner.engine.state import State
+from tests.model_runner.engine.families import unets
+from tests.model_runner.engine.families.unets import TOLERANCE, distance
 
-TOLERANCE = 1e-4
+PICTURE = unets.picture(40, 36)
 TOKENS = 64
 LONG = "a red circle left of a blue square"
 TEMPLATE = "{% for message in messages %}{{ message.role[0] }}>{{ message.content }};{% endfor %}a>"
@@ -37,26 +38,19 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> diffusers.ZImagePipeli
 
 @pytest.fixture(scope="module")
 def spec(pipeline: diffusers.ZImagePipeline) -> ModelSpec:
-    path = Path(pipeline.name_or_path)
-    return ModelSpec(
-        name="z",
-        family="z_image",
-        path=path,
-        revision=revision.digest(path),
-        guidance="true_cfg",
-        memory_bytes=1_000_000,
-    )
+    return unets.spec(Path(pipeline.name_or_path), family="z_image")
 
 
 @pytest.fixture(scope="module")
 def model(spec: ModelSpec) -> z_image.ZImage:
-    return load(spec)
+    loaded: z_image.ZImage = unets.load(z_image, spec)
+    return loaded
 
 
 @pytest.fixture
-def job(make_job: Callable[..., Job]) -> Callable[..., Job]:
+def job(make_job: Callable[..., Job], spec: ModelSpec) -> Callable[..., Job]:
     def make(key: str = "1", **changes: Any) -> Job:
-        return make_job(key, **({"model": "z", "max_sequence_length": TOKENS} | changes))
+        return make_job(key, **({"model": spec.name, "max_sequence_length": TOKENS} | changes))
 
     return make
 
@@ -112,19 +106,14 @@ def save(path: Path) -> None:
     ).save_pretrained(path)
 
 
-def load(spec: ModelSpec, **options: Any) -> z_image.ZImage:
-    values: dict[str, Any] = {"device": torch.device("cpu"), "dtype": torch.float32, "adapters_resident_max": 4}
-    return z_image.load(spec, **(values | {"embeddings": embeddings.Cache(bytes_max=0)} | options))
-
-
 def reference(pipeline: diffusers.ZImagePipeline, job: Job, *, output_type: str = "latent") -> Tensor:
     """Return the pipeline's latents [4, rows, columns] of a job of one image, or its picture."""
     options: dict[str, Any] = {}
     if job.source_image is not None:
         pipeline = diffusers.ZImageImg2ImgPipeline(**pipeline.components)
         pipeline.set_progress_bar_config(disable=True)
-        options["image"] = PIL.Image.open(io.BytesIO(job.source_image))
-        options["image"] = options["image"].resize((job.width, job.height), PIL.Image.Resampling.LANCZOS)
+        drawn = unets.image(job.source_image)
+        options["image"] = drawn.resize((job.width, job.height), PIL.Image.Resampling.LANCZOS)
         options["strength"] = 0.6 if job.strength is None else job.strength
     with torch.inference_mode():
         made: Tensor = pipeline(
@@ -144,26 +133,10 @@ def reference(pipeline: diffusers.ZImagePipeline, job: Job, *, output_type: str 
 
 @torch.inference_mode()
 def develop(model: z_image.ZImage, *jobs: Job) -> list[State]:
-    """Return the last states of jobs of one image, made in one batch that they leave when they are done."""
+    """Return the last states of jobs, made in one batch that rows leave when they are done."""
     states = [state for prepared in model.prepare(jobs) for state in prepared]
     assert len({state.batch_key for state in states}) == 1
-    while going := [index for index, state in enumerate(states) if state.step < state.steps_total]:
-        batch = [states[index] for index in going]
-        for index, state in zip(going, model.advance(batch, model.denoise(batch)), strict=True):
-            states[index] = state
-    return states
-
-
-def distance(one: Tensor, other: Tensor) -> float:
-    return (one - other).abs().max().item()
-
-
-def file(*, seed: int, width: int = 40, height: int = 36) -> bytes:
-    noise = torch.rand(height // 4, width // 4, 3, generator=torch.Generator().manual_seed(seed))
-    picture = PIL.Image.fromarray((noise * 255).byte().numpy()).resize((width, height))
-    written = io.BytesIO()
-    picture.save(written, format="PNG")
-    return written.getvalue()
+    return unets.run(model, states)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (32, 24), (48, 32)])
@@ -182,14 +155,16 @@ def test_rows_of_different_caption_lengths_steps_seeds_guidance_and_tasks_share_
     model: Any, pipeline: Any, job: Any
 ) -> None:
     jobs = [
-        job("1", steps=3, seeds=(1,), guidance_scale=1.5, prompt="red"),
+        job("1", steps=3, seeds=(1,), guidance_scale=1.5, prompt="red", negative_prompt=LONG),
         job("2", steps=6, seeds=(2**40,), guidance_scale=7.5, prompt=LONG),
         job("3", steps=5, seeds=(3,), guidance_scale=0.5, prompt="", negative_prompt=LONG),
-        job("4", steps=4, seeds=(4,), source_image=file(seed=1), strength=0.7),
+        job("4", steps=4, seeds=(4,), source_image=PICTURE, strength=0.7),
     ]
     states = develop(model, *jobs)
     for one, state in zip(jobs, states, strict=True):
         assert distance(state.latents, reference(pipeline, one)) <= TOLERANCE
+    (short,), (long,) = model.prepare([job(prompt="red"), job(prompt=LONG)])
+    assert (short.batch_key.text_tokens, long.batch_key.text_tokens) == (32, 64)
     latents = [state.latents for state in states]
     assert min(distance(one, other) for one in latents for other in latents if one is not other) > 0.1
 
@@ -198,14 +173,14 @@ def test_rows_of_different_caption_lengths_steps_seeds_guidance_and_tasks_share_
 def test_image_to_image_equals_its_pipeline(
     model: Any, pipeline: Any, job: Any, steps: int, strength: float | None
 ) -> None:
-    one = job(steps=steps, strength=strength, source_image=file(seed=2))
+    one = job(steps=steps, strength=strength, source_image=PICTURE)
     (state,) = develop(model, one)
     assert state.steps_total == (steps if strength == 1 else steps - int(steps - steps * (strength or 0.6)))
     assert distance(state.latents, reference(pipeline, one)) <= TOLERANCE
 
 
 def test_pictures_are_decoded_together_as_the_pipeline_does(model: Any, pipeline: Any, job: Any) -> None:
-    jobs = [job("1"), job("2", seeds=(8,), prompt="blue")]
+    jobs = [job("1"), job("2", seeds=(8,), prompt="blue", negative_prompt=LONG)]
     with torch.inference_mode():
         pictures = model.decode(develop(model, *jobs))
     for one, picture in zip(jobs, pictures, strict=True):
@@ -214,9 +189,9 @@ def test_pictures_are_decoded_together_as_the_pipeline_does(model: Any, pipeline
 
 
 def test_each_seed_is_its_own_image(model: Any, pipeline: Any, job: Any) -> None:
-    states = develop(model, job(seeds=(7, 8), source_image=file(seed=3)))
+    states = develop(model, job(seeds=(7, 8), source_image=PICTURE))
     for seed, state in zip((7, 8), states, strict=True):
-        expected = reference(pipeline, job(seeds=(seed,), source_image=file(seed=3)))
+        expected = reference(pipeline, job(seeds=(seed,), source_image=PICTURE))
         assert distance(state.latents, expected) <= TOLERANCE
 
 
@@ -229,7 +204,8 @@ def test_the_captions_of_all_jobs_are_encoded_in_one_batch(model: Any, job: Any,
         return encode(texts, *positional, **named)
 
     monkeypatch.setattr(model._pipeline, "_encode_prompt", counted)
-    model.prepare([job("1", prompt="red"), job("2", prompt="blue", negative_prompt="green")])
+    jobs = [job("1", tenant_id="new", prompt="red"), job("2", tenant_id="new", prompt="blue", negative_prompt="green")]
+    model.prepare(jobs)
     assert batches == [4]
 
 
@@ -281,7 +257,7 @@ def test_refuses_an_adapter_of_the_embedders(model: Any, tmp_path: Path) -> None
         ({"mask_image": b"mask"}, "mask_image"),
         ({"strength": 0.5}, "source_image: strength needs one"),
         ({"source_image": b"no picture"}, "source_image: not a readable picture"),
-        ({"source_image": file(seed=1), "strength": 0.0}, "strength: 0.0 leaves no step"),
+        ({"source_image": PICTURE, "strength": 0.0}, "strength: 0.0 leaves no step"),
     ],
 )
 def test_refuses_what_the_model_cannot_do(model: Any, job: Any, changes: Any, text: str) -> None:
@@ -290,7 +266,7 @@ def test_refuses_what_the_model_cannot_do(model: Any, job: Any, changes: Any, te
 
 
 def test_a_distilled_model_takes_no_guidance(spec: ModelSpec, pipeline: Any, job: Any) -> None:
-    turbo = load(dataclasses.replace(spec, guidance="none"))
+    turbo = unets.load(z_image, dataclasses.replace(spec, guidance="none"))
     one = job(guidance_scale=3.0)
     (state,) = develop(turbo, one)
     assert not state.batch_key.guided
@@ -298,11 +274,11 @@ def test_a_distilled_model_takes_no_guidance(spec: ModelSpec, pipeline: Any, job
     with pytest.raises(errors.BadRequest, match="negative_prompt"):
         turbo.prepare([job(negative_prompt="red")])
     with pytest.raises(errors.LoadFailed, match="embedded guidance"):
-        load(dataclasses.replace(spec, guidance="embedded"))
+        unets.load(z_image, dataclasses.replace(spec, guidance="embedded"))
 
 
 def test_computes_in_the_dtype_it_is_told(spec: ModelSpec, model: Any, job: Any) -> None:
-    half = load(spec, dtype=torch.bfloat16)
+    half = unets.load(z_image, spec, dtype=torch.bfloat16)
     (state,), (precise,) = develop(half, job()), develop(model, job())
     assert state.latents.dtype == torch.float32
     assert 0 < distance(state.latents, precise.latents) < 0.5

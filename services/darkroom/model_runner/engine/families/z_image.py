@@ -1,18 +1,20 @@
 """Z-Image: one stream of image patches and caption tokens, the captions from a language model (Qwen3).
 
 In: a directory that `diffusers.ZImagePipeline` saved, and jobs. Out: pictures equal to what that pipeline, and
-`ZImageImg2ImgPipeline` for jobs with a source picture, make. Captions keep their own lengths: the transformer masks
-what a batch pads, so rows of different prompts, and of both tasks, share a forward. Guidance is `true_cfg` (Z-Image) or
-`none` (Z-Image-Turbo). As in the pipeline, the prediction is `positive + scale * (positive - negative)`, and any scale
-above 0 makes one.
+`ZImageImg2ImgPipeline` for jobs with a source picture, make. The transformer fills captions up to a multiple of 32 tokens
+and masks what a batch pads beyond that. Rows share a forward, both tasks alike, if the longer of their two captions fills
+up to as many: then a row's sequence is as long in any batch. Guidance is `true_cfg` (Z-Image) or `none` (Z-Image-Turbo).
+As in the pipeline, the prediction is `positive + scale * (positive - negative)`, and any scale above 0 makes one.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 
 import diffusers
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.models.transformers.transformer_z_image import SEQ_MULTI_OF
 from diffusers.pipelines.z_image import pipeline_z_image
 from torch import Tensor, nn
 
@@ -148,7 +150,8 @@ class ZImage:
             picture = pictures.read(job.source_image, field="source_image")
             pixels = pictures.pixels(picture, width=job.width, height=job.height)
             source = self._vae.encode(pixels.to(self._device, self._vae.dtype)).latent_dist
-        key = BatchKey(job.model, "text", (job.width, job.height), job.max_sequence_length, self._is_guided(job))
+        tokens = max(math.ceil(len(caption) / SEQ_MULTI_OF) * SEQ_MULTI_OF for caption in captions.values())
+        key = BatchKey(job.model, "text", (job.width, job.height), tokens, self._is_guided(job))
         return [
             State(
                 batch_key=key,
