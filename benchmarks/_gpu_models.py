@@ -6,7 +6,6 @@ compiled whole. Next: `gpu_check` writes the table.
 """
 
 import gc
-import importlib
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,15 +17,9 @@ import torch
 
 from darkroom.model_runner.engine import embeddings
 from darkroom.model_runner.engine import job as engine_job
-from darkroom.model_runner.engine.families import Family
+from darkroom.model_runner.engine.families import Family, flux, sdxl, stable_diffusion, wan
 
 PROMPT, SEED = "a quiet harbour at dawn", 0
-CLASSES = {
-    "stable_diffusion": "StableDiffusion",
-    "sdxl": "StableDiffusionXL",
-    "flux": "Flux",
-    "wan": "Wan",
-}
 
 
 class Timing(NamedTuple):
@@ -128,7 +121,6 @@ def _compile(pipeline: diffusers.DiffusionPipeline) -> None:
 
 
 def _family(name: str, work: _random_models.Work, pipeline: diffusers.DiffusionPipeline) -> Family:
-    module = importlib.import_module(f"darkroom.model_runner.engine.families.{work.family}")
     spec = engine_job.ModelSpec(
         name=name,
         family=work.family,
@@ -137,10 +129,14 @@ def _family(name: str, work: _random_models.Work, pipeline: diffusers.DiffusionP
         guidance=work.guidance,
         memory_bytes=0,
     )
-    family: Family = getattr(module, CLASSES[work.family])(
-        spec, pipeline, adapters_resident_max=1, embeddings=embeddings.Cache(bytes_max=0)
-    )
-    return family
+    nothing = embeddings.Cache(bytes_max=0)  # so that each run encodes its text, as diffusers does
+    if work.family == "stable_diffusion":
+        return stable_diffusion.StableDiffusion(spec, pipeline, adapters_resident_max=1, embeddings=nothing)
+    if work.family == "sdxl":
+        return sdxl.Sdxl(spec, pipeline, adapters_resident_max=1, embeddings=nothing)
+    if work.family == "flux":
+        return flux.Flux(spec, "text", pipeline, adapters_resident_max=1, embeddings=nothing)
+    return wan.Wan(spec, pipeline, adapters_resident_max=1, cache=nothing)
 
 
 def _job(name: str, work: _random_models.Work, *, tiny: bool) -> engine_job.Job:

@@ -14,6 +14,7 @@ BARE = {"grpc", "google.protobuf", "asyncpg", "obstore", "jsonschema"}  # what a
     ("suite", "figures"),
     [
         ("kernels", {"kernel_signatures_checked"}),
+        ("models", {"sd1_5_step_vs_eager", "sdxl_step_vs_eager", "flux_1_dev_step_vs_eager", "wan_step_vs_eager"}),
         ("engine", {"parity_float32_levels_max", "parity_bfloat16_levels_max", "throughput_vs_sequential"}),
     ],
 )
