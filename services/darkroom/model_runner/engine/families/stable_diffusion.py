@@ -95,7 +95,7 @@ class StableDiffusion:
         self._dtype: torch.dtype = pipeline.unet.dtype
         self._sees_mask: bool = pipeline.unet.config.in_channels == 9
         self._embeddings = embeddings
-        self.bank = adapters.Bank(pipeline.unet, resident_max=adapters_resident_max)
+        self.bank = adapters.Bank(pipeline.unet, resident_max=adapters_resident_max, prefix="unet")
 
     def prepare(self, jobs: Sequence[Job]) -> list[list[State]]:
         """Encode the prompts of all jobs together, then each job's picture and mask, and draw each seed's noise."""
