@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from darkroom import catalog
-from darkroom.model_runner.engine import embeddings, errors, revision
+from darkroom.model_runner.engine import errors, revision
 from darkroom.model_runner.engine.families import flux
 from darkroom.model_runner.engine.job import AdapterUse, Job, ModelSpec
-from darkroom.model_runner.engine.state import State
+from tests.model_runner.engine.families import unets
+from tests.model_runner.engine.families.unets import distance, run
 
 TOLERANCE = 2e-3  # of pixels in [0, 1]
 POCKET_IMAGE = Path(catalog.__file__).parent / "models" / "pocket-image"
@@ -36,13 +37,12 @@ def pipelines(specs: dict[str, ModelSpec]) -> dict[str, diffusers.FluxPipeline]:
 
 
 def load(spec: ModelSpec, **options: Any) -> flux.Flux:
-    values = {"device": torch.device("cpu"), "dtype": torch.float32, "adapters_resident_max": 4}
-    cache = embeddings.Cache(bytes_max=1 << 20)
-    return flux.load(spec, embeddings=cache, **(values | options))
+    loaded: flux.Flux = unets.load(flux, spec, **options)
+    return loaded
 
 
-def reference(pipeline: diffusers.FluxPipeline, job: Job) -> Tensor:
-    """Return FluxPipeline's pictures of a job, [images, 3, height, width]."""
+def reference(pipeline: diffusers.FluxPipeline, job: Job, *, output_type: str = "pt") -> Tensor:
+    """Return FluxPipeline's pictures of a job, [images, 3, height, width], or its latents."""
     guidance: dict[str, Any] = {"guidance_scale": job.guidance_scale}
     if not pipeline.transformer.config.guidance_embeds:
         guidance = {"true_cfg_scale": job.guidance_scale, "negative_prompt": job.negative_prompt}
@@ -56,20 +56,10 @@ def reference(pipeline: diffusers.FluxPipeline, job: Job) -> Tensor:
             num_images_per_prompt=len(job.seeds),
             max_sequence_length=job.max_sequence_length,
             generator=generators,
-            output_type="pt",
+            output_type=output_type,
             **guidance,
         ).images
     return pictures
-
-
-def run(model: flux.Flux, states: list[State]) -> list[State]:
-    """Step states with one batch key, each until its own end."""
-    while any(state.step < state.steps_total for state in states):
-        going = [index for index, state in enumerate(states) if state.step < state.steps_total]
-        batch = [states[index] for index in going]
-        for index, state in zip(going, model.advance(batch, model.denoise(batch)), strict=True):
-            states[index] = state
-    return states
 
 
 @torch.inference_mode()
@@ -77,10 +67,6 @@ def paint(model: flux.Flux, *jobs: Job) -> list[Tensor]:
     """Return the pictures of all images of jobs, made in one batch."""
     states = run(model, [state for states in model.prepare(jobs) for state in states])
     return [model.decode([state])[0].clamp(0, 1) for state in states]
-
-
-def distance(one: Tensor, other: Tensor) -> float:
-    return (one - other).abs().max().item()
 
 
 @pytest.mark.parametrize("size", [(32, 32), (48, 32), (32, 64)])
@@ -99,9 +85,8 @@ def test_alone_equals_the_pipeline(
     models: Any, pipelines: Any, make_job: Any, name: str, changes: Any, steps: int, size: tuple[int, int]
 ) -> None:
     job = make_job("1", model=name, steps=steps, width=size[0], height=size[1], **changes)
-    (picture,) = paint(models[name], job)
-    assert picture.shape == (3, size[1], size[0])
-    assert distance(picture, reference(pipelines[name], job)[0]) <= TOLERANCE
+    (latents,) = unets.latents(models[name], job)
+    assert distance(latents, reference(pipelines[name], job, output_type="latent")[0]) <= unets.TOLERANCE
 
 
 def test_four_rows_of_different_steps_seeds_prompts_and_guidance_equal_the_pipeline(
@@ -113,8 +98,12 @@ def test_four_rows_of_different_steps_seeds_prompts_and_guidance_equal_the_pipel
         make_job("3", steps=5, seeds=(3,), guidance_scale=1.5, negative_prompt="a red circle"),
         make_job("4", steps=4, seeds=(4,), guidance_scale=4.0, prompt="", negative_prompt="white background"),
     ]
+    for job, latents in zip(jobs, unets.latents(models["true_cfg"], *jobs), strict=True):
+        expected = reference(pipelines["true_cfg"], job, output_type="latent")[0]
+        assert distance(latents, expected) <= unets.TOLERANCE
     pictures = paint(models["true_cfg"], *jobs)
     for job, picture in zip(jobs, pictures, strict=True):
+        assert picture.shape == (3, job.height, job.width)
         assert distance(picture, reference(pipelines["true_cfg"], job)[0]) <= TOLERANCE
     assert min(distance(one, other) for one in pictures for other in pictures if one is not other) > 10 * TOLERANCE
 
