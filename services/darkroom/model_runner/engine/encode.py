@@ -6,7 +6,6 @@ are rounded to integers on the device where they lie, and only those cross to th
 
 import fractions
 import io
-from typing import Literal
 
 import av
 import numpy as np
@@ -16,9 +15,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from torch import Tensor
 
 from darkroom.model_runner.engine import errors
-from darkroom.model_runner.engine.job import Output
-
-Medium = Literal["image", "video", "audio"]
+from darkroom.model_runner.engine.job import Medium, Output
 
 PNG = "image/png"
 MP4 = "video/mp4"

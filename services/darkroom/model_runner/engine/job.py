@@ -15,6 +15,7 @@ from darkroom.model_runner.engine.errors import Fault
 from darkroom.model_runner.step_cost import StepCost
 
 Guidance = Literal["true_cfg", "embedded", "none"]
+Medium = Literal["image", "video", "audio"]
 Dtype = Literal["float32", "float16", "bfloat16"]
 Tier = Literal["LOSSLESS", "HIGH", "DRAFT"]
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
@@ -61,6 +62,8 @@ class ModelSpec:
     guidance: Guidance
     memory_bytes: int
     """Resident need in this runner's dtype."""
+    medium: Medium = "image"
+    """What it makes; asked of families that could make anything."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ class BatchKey(NamedTuple):
     guided: bool
     """Whether each step also predicts without the prompt."""
     precision: str = ""
-    """Empty: the runner's own; other weights (`fp8`) make another batch."""
+    """Empty: the runner's own weights and every block; `high`, `draft`: what those tiers run (`tiers.precision`)."""
 
     @property
     def shape(self) -> str:
@@ -63,6 +63,11 @@ class State:
     def steps_total(self) -> int:
         """Steps from noise to picture."""
         return self.plan.steps
+
+    @property
+    def is_portable(self) -> bool:
+        """Whether it can be gone on with in another process; not where a family keeps more of it than is in here."""
+        return True
 
 
 class Cached(NamedTuple):

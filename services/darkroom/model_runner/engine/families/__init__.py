@@ -6,16 +6,14 @@ A family is one file that holds everything about its architecture; adding one is
 
 import importlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from darkroom.model_runner.engine import adapters, embeddings
-from darkroom.model_runner.engine.job import Job, ModelSpec
+from darkroom.model_runner.engine.job import Job, Medium, ModelSpec
 from darkroom.model_runner.engine.state import Predictions, State
-
-Medium = Literal["image", "video", "audio"]
 
 
 class Family(Protocol):
@@ -77,6 +75,7 @@ def _lazy(module: str) -> Load:
 FAMILIES: Mapping[str, Load] = {
     "flux": _lazy("flux"),
     "sdxl": _lazy("sdxl"),
+    "pipeline": _lazy("pipeline"),
     "stable_audio": _lazy("stable_audio"),
     "stable_diffusion": _lazy("stable_diffusion"),
     "wan": _lazy("wan"),
