@@ -5,6 +5,8 @@ import re
 
 import pytest
 
+from darkroom import catalog
+
 TOP = pathlib.Path(__file__).parents[2]
 SERVICES = TOP / "services" / "darkroom"
 ROOTS = (TOP, SERVICES, SERVICES / "scheduler", SERVICES / "model_runner")
@@ -30,3 +32,13 @@ def test_every_make_target_that_is_written_down_exists() -> None:
     for document in DOCUMENTS:
         named = set(re.findall(r"`make ([a-z-]+)`", document.read_text()))
         assert named <= targets, f"{document.name} names {named - targets}"
+
+
+def test_every_catalogue_entry_that_is_written_down_is_one(tmp_path: pathlib.Path) -> None:
+    blocks = [
+        block for path in DOCUMENTS for block in re.findall(r"^```yaml\n(.*?)^```", path.read_text(), re.M | re.S)
+    ]
+    entries = [block for block in blocks if re.search(r"^family: ", block, re.M)]
+    for entry in entries:
+        (tmp_path / f"{re.findall(r'^name: (.+)$', entry, re.M)[0]}.yaml").write_text(entry)
+    assert len(catalog.load(tmp_path)) == len(entries) > 0
