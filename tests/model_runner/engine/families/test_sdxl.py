@@ -9,6 +9,7 @@ import diffusers
 import pytest
 import torch
 import transformers
+from hypothesis import HealthCheck, given, settings
 from torch import Tensor
 
 from darkroom.model_runner.engine import errors
@@ -132,6 +133,32 @@ def test_one_batch_mixes_tasks_samplers_steps_guidance_seeds_and_prompts(
     for job, found in zip(jobs, together, strict=True):
         assert distance(found, reference(parts["base"], job)) <= TOLERANCE
     assert min(distance(one, other) for one in together for other in together if one is not other) > 0.1
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=unets.mixtures())
+def test_rows_that_come_and_go_at_any_step_equal_the_pipeline(
+    models: Any, parts: Any, make_job: Any, rows: list[dict[str, Any]]
+) -> None:
+    arrivals = [row["arrival"] for row in rows]
+    jobs = [make_job("1", **{name: row[name] for name in row if name != "arrival"}) for row in rows]
+    for job, found in zip(jobs, latents(models["base"], *jobs, arrivals=arrivals), strict=True):
+        assert distance(found, reference(parts["base"], job)) <= TOLERANCE
+
+
+def test_adapters_of_a_mixed_batch_equal_the_pipeline_with_merged_weights(
+    models: Any, parts: Any, make_job: Any, tmp_path: Path
+) -> None:
+    use = unets.adapter(parts["base"]["unet"], tmp_path / "adapter.safetensors")
+    uses = [dataclasses.replace(use, scale=scale) for scale in (1.0, -0.5)]
+    jobs = [make_job(str(one.scale), adapters=(one,), **TASKS["image"]) for one in uses]
+    plain = make_job("plain", **TASKS["image"])
+    *found, without = latents(models["base"], *jobs, plain)
+    for job, one, row in zip(jobs, uses, found, strict=True):
+        expected = reference(parts["base"] | {"unet": unets.merged(parts["base"]["unet"], one)}, job)
+        assert distance(row, expected) <= TOLERANCE
+        assert distance(row, without) > 100 * TOLERANCE
+    assert distance(without, reference(parts["base"], plain)) <= TOLERANCE
 
 
 def test_rows_that_see_masks_share_a_batch(models: Any, parts: Any, make_job: Any) -> None:

@@ -3,21 +3,25 @@
 In: a loaded diffusers pipeline and a job. Out: the latents that the pipelines of diffusers make of it.
 """
 
+import copy
 import io
+import itertools
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import PIL.Image
+import safetensors.torch
 import torch
 import transformers
+from hypothesis import strategies as st
 from torch import Tensor
 
 from darkroom.model_runner.engine import embeddings, revision
 from darkroom.model_runner.engine.families import Family
-from darkroom.model_runner.engine.job import Job, ModelSpec
+from darkroom.model_runner.engine.job import AdapterUse, Job, ModelSpec
 from darkroom.model_runner.engine.state import State
 
 TOKENS = 12
@@ -59,21 +63,24 @@ def load(module: Any, model: ModelSpec, **options: Any) -> Any:
     return module.load(model, **(values | options))
 
 
-def run(model: Family, states: list[State]) -> list[State]:
-    """Step states with one batch key, each until its own end."""
-    while going := [index for index, state in enumerate(states) if state.step < state.steps_total]:
+def run(model: Family, states: list[State], *, arrivals: Sequence[int] = ()) -> list[State]:
+    """Step states with one batch key, each until its own end; those with an arrival join the batch at that turn."""
+    turns = itertools.zip_longest(arrivals or [0] * len(states), [state.steps_total for state in states])
+    spans = [range(arrival, arrival + steps) for arrival, steps in turns]
+    for turn in range(max(span.stop for span in spans)):
+        going = [index for index, span in enumerate(spans) if turn in span]
         batch = [states[index] for index in going]
-        for index, state in zip(going, model.advance(batch, model.denoise(batch)), strict=True):
+        for index, state in zip(going, model.advance(batch, model.denoise(batch)) if batch else [], strict=True):
             states[index] = state
     return states
 
 
 @torch.inference_mode()
-def latents(model: Family, *jobs: Job) -> list[Tensor]:
+def latents(model: Family, *jobs: Job, arrivals: Sequence[int] = ()) -> list[Tensor]:
     """Return the latents of all rows of jobs, made in one batch."""
     states = [state for rows in model.prepare(jobs) for state in rows]
     assert len({state.batch_key for state in states}) == 1
-    return [state.latents for state in run(model, states)]
+    return [state.latents for state in run(model, states, arrivals=arrivals)]
 
 
 def reference(pipelines: Mapping[str, Any], components: Mapping[str, Any], job: Job, **options: Any) -> Tensor:
@@ -109,6 +116,49 @@ def reference(pipelines: Mapping[str, Any], components: Mapping[str, Any], job: 
 def distance(one: Tensor, other: Tensor) -> float:
     assert one.shape == other.shape
     return (one - other).abs().max().item()
+
+
+@st.composite
+def mixtures(draw: st.DrawFn) -> list[Mapping[str, Any]]:
+    """Return what sets the rows of one batch apart: what a job asks for, and at which turn it joins (`arrival`)."""
+    row = st.fixed_dictionaries(
+        {
+            "sampler": st.sampled_from(sorted(SCHEDULERS)),
+            "steps": st.integers(1, 5),
+            "guidance_scale": st.sampled_from([1.5, 4.0, 9.0]),
+            "prompt": st.sampled_from(["", "a red circle", "blue square left"]),
+            "negative_prompt": st.sampled_from(["", "green"]),
+            "seeds": st.tuples(st.integers(0, 2**40)),
+            "arrival": st.integers(0, 4),
+        }
+    )
+    return draw(st.lists(row, min_size=2, max_size=5))
+
+
+def adapter(unet: torch.nn.Module, path: Path) -> AdapterUse:
+    """Write a LoRA of rank 2 for every linear layer and convolution of a UNet, as diffusers names them."""
+    torch.manual_seed(5)
+    tensors = {}
+    for name, layer in changed_layers(unet):
+        rows, *inputs = layer.weight.shape
+        tensors[f"unet.{name}.lora_A.weight"] = torch.randn(2, *inputs) / 8
+        tensors[f"unet.{name}.lora_B.weight"] = torch.randn(rows, 2, *(1,) * len(inputs[1:])) / 8
+    safetensors.torch.save_file(tensors, path)
+    return AdapterUse(path=path, digest="a" * 64, scale=1.0)
+
+
+def merged(unet: torch.nn.Module, use: AdapterUse) -> Any:
+    """Return a copy of a UNet with the adapter in its weights."""
+    copied, tensors = copy.deepcopy(unet), safetensors.torch.load_file(use.path)
+    for name, layer in changed_layers(copied):
+        down, up = (tensors[f"unet.{name}.lora_{part}.weight"].flatten(1) for part in "AB")
+        layer.weight.data += use.scale * (up @ down).view_as(layer.weight)
+    return copied
+
+
+def changed_layers(unet: torch.nn.Module) -> list[tuple[str, Any]]:
+    kinds = (torch.nn.Linear, torch.nn.Conv2d)
+    return [(name, layer) for name, layer in unet.named_modules() if isinstance(layer, kinds)]
 
 
 def picture(width: int, height: int) -> bytes:
