@@ -73,3 +73,13 @@ def test_a_sample_is_diffusers_own() -> None:
     distribution = DiagonalGaussianDistribution(torch.randn(1, 8, 3, 4))
     expected = distribution.sample(torch.Generator("cpu").manual_seed(5))
     assert torch.equal(pictures.sample(distribution, torch.Generator("cpu").manual_seed(5)), expected)
+
+
+@pytest.mark.parametrize(("steps", "strength", "first"), [(28, 1.0, 0), (28, 0.6, 11), (4, 0.1, 3), (1, 0.5, 0)])
+def test_the_less_goes_the_later_it_enters(steps: int, strength: float, first: int) -> None:
+    assert pictures.first_step(steps, strength=strength) == first
+
+
+def test_a_strength_that_leaves_no_step_is_refused() -> None:
+    with pytest.raises(errors.BadRequest, match=r"strength: 0.0 leaves no step"):
+        pictures.first_step(4, strength=0.0)

@@ -52,3 +52,14 @@ def sample(distribution: DiagonalGaussianDistribution, generator: torch.Generato
     noise = torch.randn(distribution.mean.shape, generator=generator).to(distribution.mean.device)
     drawn: Tensor = distribution.mean.float() + distribution.std.float() * noise
     return drawn
+
+
+def first_step(steps: int, *, strength: float) -> int:
+    """Return the step at which a picture enters a flow-matching model, as diffusers' pipelines do.
+
+    `strength` is how much of it goes, 0 to 1; BadRequest if that leaves no step to take.
+    """
+    first = int(max(steps - min(steps * strength, steps), 0))
+    if first >= steps:
+        raise errors.BadRequest(f"strength: {strength} leaves no step to take")
+    return first

@@ -7,7 +7,6 @@ up to as many: then a row's sequence is as long in any batch. Guidance is `true_
 As in the pipeline, the prediction is `positive + scale * (positive - negative)`, and any scale above 0 makes one.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 
@@ -18,9 +17,8 @@ from diffusers.models.transformers.transformer_z_image import SEQ_MULTI_OF
 from diffusers.pipelines.z_image import pipeline_z_image
 from torch import Tensor, nn
 
-from darkroom.model_runner.engine import adapters, embeddings, errors, pictures, samplers
-from darkroom.model_runner.engine.families import Medium
-from darkroom.model_runner.engine.job import Guidance, Job, ModelSpec
+from darkroom.model_runner.engine import adapters, captions, embeddings, errors, pictures, samplers
+from darkroom.model_runner.engine.job import Guidance, Job, Medium, ModelSpec
 from darkroom.model_runner.engine.state import BatchKey, Predictions, State
 
 STRENGTH = 0.6
@@ -76,7 +74,8 @@ class ZImage:
         """Encode the prompts of all jobs together, then each job's picture, and draw each seed's noise."""
         for job in jobs:
             self._check(job)
-        return [self._states(job, captions) for job, captions in zip(jobs, self._embed(jobs), strict=True)]
+        texts = captions.embed(jobs, cache=self._embeddings, encode=self._encode, is_guided=self._is_guided)
+        return [self._states(job, text) for job, text in zip(jobs, texts, strict=True)]
 
     def denoise(self, states: Sequence[State]) -> Predictions:
         """One forward over lists of pictures and captions; guided rows come again with their negative prompts."""
@@ -117,40 +116,21 @@ class ZImage:
             raise errors.BadRequest(f"mask_image: model {job.model} takes none")
         if job.strength is not None and job.source_image is None:
             raise errors.BadRequest("source_image: strength needs one")
-        if job.source_image is not None and _first_step(job) >= job.steps:
-            raise errors.BadRequest(f"strength: {job.strength} leaves no step to take")
-
-    def _embed(self, jobs: Sequence[Job]) -> list[dict[str, Tensor]]:
-        """Return each job's captions; those of all jobs with the same limit of tokens are encoded together."""
-        found: list[dict[str, Tensor]] = [{} for _ in jobs]
-        for tokens in {job.max_sequence_length for job in jobs}:
-            asked = [
-                (index, name, job.tenant_id, text)
-                for index, job in enumerate(jobs)
-                for name, text in (("text", job.prompt), ("negative_text", job.negative_prompt))
-                if job.max_sequence_length == tokens and (name == "text" or self._is_guided(job))
-            ]
-            _, _, tenants, texts = zip(*asked, strict=True)
-            encode = functools.partial(self._encode, tokens=tokens)
-            embedded = self._embeddings.embed(tenants, texts, compute=encode, length=tokens)
-            for (index, name, _, _), embedding in zip(asked, embedded, strict=True):
-                found[index][name] = embedding["text"]
-        return found
+        _first_step(job)
 
     def _encode(self, texts: list[str], *, tokens: int) -> list[dict[str, Tensor]]:
         """Return each text's caption, [its own number of tokens, channels]."""
-        captions = self._pipeline._encode_prompt(list(texts), self._device, max_sequence_length=tokens)
-        return [{"text": caption} for caption in captions]
+        encoded = self._pipeline._encode_prompt(list(texts), self._device, max_sequence_length=tokens)
+        return [{"text": caption} for caption in encoded]
 
-    def _states(self, job: Job, captions: dict[str, Tensor]) -> list[State]:
-        plan = self._plan(job)
+    def _states(self, job: Job, text: dict[str, Tensor]) -> list[State]:
+        plan = self._plan(job).after(_first_step(job))
         source: DiagonalGaussianDistribution | None = None
         if job.source_image is not None:
-            plan = plan.after(_first_step(job))
             picture = pictures.read(job.source_image, field="source_image")
             pixels = pictures.pixels(picture, width=job.width, height=job.height)
             source = self._vae.encode(pixels.to(self._device, self._vae.dtype)).latent_dist
-        tokens = max(math.ceil(len(caption) / SEQ_MULTI_OF) * SEQ_MULTI_OF for caption in captions.values())
+        tokens = max(math.ceil(len(caption) / SEQ_MULTI_OF) * SEQ_MULTI_OF for caption in text.values())
         key = BatchKey(job.model, "text", (job.width, job.height), tokens, self._is_guided(job))
         return [
             State(
@@ -161,7 +141,7 @@ class ZImage:
                 guidance=job.guidance_scale
                 + 1,  # samplers count from the negative prediction, this model from the other
                 latents=self._start(job, source, plan, seed=seed),
-                conditioning=captions,
+                conditioning=text,
                 adapters=job.adapters,
                 tier=job.tier,
             )
@@ -202,6 +182,6 @@ class ZImage:
 
 
 def _first_step(job: Job) -> int:
-    """Return the step at which a source picture of this strength enters, as ZImageImg2ImgPipeline does."""
-    strength = STRENGTH if job.strength is None else job.strength
-    return int(max(job.steps - min(job.steps * strength, job.steps), 0))
+    if job.source_image is None:
+        return 0
+    return pictures.first_step(job.steps, strength=STRENGTH if job.strength is None else job.strength)
