@@ -109,11 +109,11 @@ class _Swap:
         if weight is not None:
             self._layer._parameters["weight"] = weight
 
-    def after(self, _layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def after(self, _layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if self._layer.weight is not self._pristine:
             self.restore()
-            return output
-        return output + low_rank.shared(self._layer, inputs[0], self._pair)
+        else:
+            output.add_(low_rank.shared(self._layer, inputs[0], self._pair))
 
     def restore(self) -> None:
         self._layer._parameters["weight"] = self._pristine
@@ -128,8 +128,8 @@ def _set(row: Sequence[AdapterUse]) -> _Set:
 
 def _adder(
     layer: low_rank.Layer, own: Sequence[low_rank.Pair | None]
-) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-    def add(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return low_rank.added(layer, inputs[0], output, own)
+) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    def add(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        low_rank.add(layer, inputs[0], output, own)
 
     return add

@@ -41,8 +41,8 @@ def shared(layer: Layer, x: Tensor, pair: Pair) -> Tensor:
     return functional.conv2d(inner, pair.up[:, :, None, None])
 
 
-def added(layer: Layer, x: Tensor, output: Tensor, pairs: Sequence[Pair | None]) -> Tensor:
-    """Return `output` with each row's own change, [rows, ...]; None leaves a row as it is, bit for bit."""
+def add(layer: Layer, x: Tensor, output: Tensor, pairs: Sequence[Pair | None]) -> None:
+    """Add each row's own change to `output`, [rows, ...]; None leaves a row as it is, bit for bit."""
     if len(x) != len(pairs):
         raise ValueError(f"a layer sees {len(x)} rows of a batch of {len(pairs)}: adapters cannot be told apart there")
     ranks: dict[int, list[int]] = collections.defaultdict(list)
@@ -52,11 +52,14 @@ def added(layer: Layer, x: Tensor, output: Tensor, pairs: Sequence[Pair | None])
     for rows in ranks.values():
         chosen = [pair for row in rows if (pair := pairs[row]) is not None]
         alike = all(pair is chosen[0] for pair in chosen)
+        whole = len(rows) == len(x)
         index = torch.tensor(rows, device=x.device)
-        seen = x if len(rows) == len(x) else x[index]
+        seen = x if whole else x[index]
         change = shared(layer, seen, chosen[0]) if alike else _each(layer, seen, chosen)
-        output = output + change if len(rows) == len(x) else output.index_add(0, index, change)
-    return output
+        if whole:
+            output.add_(change)
+        else:
+            output.index_add_(0, index, change)
 
 
 def _each(layer: Layer, x: Tensor, pairs: Sequence[Pair]) -> Tensor:
