@@ -30,7 +30,7 @@ class CatalogError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """Inclusive bounds of a number of a request; sizes are also multiples of `multiple_of`."""
+    """Inclusive bounds of a number of a request, counted from `min` in steps of `multiple_of`."""
 
     min: float
     max: float
@@ -49,29 +49,49 @@ class IntRange(Range):
     max: int
 
 
+_NOTHING = IntRange(min=0, max=0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Defaults:
     """What a request gets that does not say."""
 
-    width: int
-    height: int
+    width: int = 0
+    height: int = 0
     steps: int
     guidance_scale: float
     num_images: int = 1
+    num_frames: int = 0
+    frames_per_second: int = 0
+    duration_us: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a request may ask for; `pixels_max` is of one image."""
+    """What a request may ask for, those of `NUMBERS` that its kind has; `pixels_max` is of one image, or of a video's frames."""
 
-    width: IntRange
-    height: IntRange
+    width: IntRange = _NOTHING
+    height: IntRange = _NOTHING
     steps: IntRange
     guidance_scale: Range
-    num_images: IntRange
+    num_images: IntRange = _NOTHING
+    num_frames: IntRange = _NOTHING
+    frames_per_second: IntRange = _NOTHING
+    duration_us: IntRange = _NOTHING
     prompt_bytes_max: int
     adapters_max: int
-    pixels_max: int
+    pixels_max: int = 0
+
+
+Kind = Literal["image", "video", "audio"]
+Taken = Literal["none", "optional", "required"]
+
+NUMBERS: Mapping[Kind, tuple[str, ...]] = {
+    "image": ("width", "height", "steps", "num_images"),
+    "video": ("width", "height", "num_frames", "frames_per_second", "steps"),
+    "audio": ("duration_us", "steps"),
+}
+"""The whole numbers that a request for media of each kind may give, by their names in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +99,7 @@ class ModelEntry:
     """One model of the catalogue; `directory` holds its weights in the diffusers layout."""
 
     name: str
-    kind: Literal["image", "video", "audio"]
+    kind: Kind
     family: str
     description: str
     path: str
@@ -94,6 +114,8 @@ class ModelEntry:
     step_cost_us_guess: int  # for one row, before any measurement
     load_s_guess: float
     extras_schema: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # JSON Schema; empty accepts no extras
+    source_image: Taken = "none"  # the picture that a generation starts from
+    mask_image: Taken = "none"  # where that is painted anew
     charge_cancelled: Literal["none", "used_steps"] = "none"
     directory: Path = dataclasses.field(default=Path(), metadata={"derived": True})
 
@@ -123,13 +145,19 @@ def _load_file(path: Path) -> ModelEntry:
 
 
 def _check_defaults(entry: ModelEntry) -> None:
-    for field in dataclasses.fields(Defaults):
-        value = getattr(entry.defaults, field.name)
-        limit: Range = getattr(entry.limits, field.name)
-        if not limit.min <= value <= limit.max or (value % limit.multiple_of and limit.multiple_of > 1):
-            raise ValueError(f"defaults.{field.name} is outside of limits.{field.name}")
-    if entry.defaults.width * entry.defaults.height > entry.limits.pixels_max:
-        raise ValueError("defaults.width x defaults.height is above limits.pixels_max")
+    for name in {name for names in NUMBERS.values() for name in names}.difference(NUMBERS[entry.kind]):
+        if getattr(entry.limits, name) is not _NOTHING:
+            raise ValueError(f"limits.{name} is of no use to {entry.kind}")
+    for name in (*NUMBERS[entry.kind], "guidance_scale"):
+        value = getattr(entry.defaults, name)
+        limit: Range = getattr(entry.limits, name)
+        if limit is _NOTHING:
+            raise ValueError(f"limits.{name} is missing")
+        if not limit.min <= value <= limit.max or (limit.multiple_of > 1 and (value - limit.min) % limit.multiple_of):
+            raise ValueError(f"defaults.{name} is outside of limits.{name}")
+    pixels = entry.defaults.width * entry.defaults.height * max(1, entry.defaults.num_frames)
+    if entry.kind != "audio" and pixels > entry.limits.pixels_max:
+        raise ValueError("the defaults' pixels, of all frames together, are above limits.pixels_max")
 
 
 def _read(kind: type[_T], value: object, where: str) -> _T:

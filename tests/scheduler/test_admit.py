@@ -8,7 +8,7 @@ from google.protobuf import duration_pb2, struct_pb2
 from darkroom import catalog, errors, ids
 from darkroom.api.types.v1 import inputs_pb2, media_pb2
 from darkroom.scheduler import admit
-from tests.scheduler import conftest
+from tests.scheduler import conftest, media_entries
 
 ADAPTER = ids.new("lora")
 MEDIA = media_pb2.MediaRef(media_id=ids.new("med"))
@@ -176,3 +176,42 @@ def test_the_digest_is_of_the_parameters_alone() -> None:
 def test_the_deadline_is_in_microseconds() -> None:
     assert admit.deadline_us(conftest.request()) is None
     assert admit.deadline_us(conftest.request(deadline=duration(2, 500_000_000))) == 2_500_000
+
+
+MEDIA_MODELS = {entry.name: entry for entry in (media_entries.video(), media_entries.audio())}
+
+
+@pytest.mark.parametrize(
+    ("field", "model", "fields"),
+    [
+        ("video", "test-video", {}),
+        ("image", "test-video", {"image": {"prompt": "x"}}),
+        ("video.prompt", "test-video", {"video": {}}),
+        ("video.num_frames", "test-video", {"video": {"prompt": "x", "num_frames": 8}}),
+        ("video.num_frames", "test-video", {"video": {"prompt": "x", "num_frames": 85}}),
+        ("video.frames_per_second", "test-video", {"video": {"prompt": "x", "frames_per_second": -1}}),
+        ("video.width", "test-video", {"video": {"prompt": "x", "width": 128, "height": 128, "num_frames": 45}}),
+        ("video.seed", "test-video", {"video": {"prompt": "x", "seed": -1}}),
+        ("video.adapters[0].adapter_id", "test-video", {"video": {"prompt": "x", "adapters": [{"adapter_id": ""}]}}),
+        ("video.extras.a", "test-video", {"video": {"prompt": "x", "extras": {"a": 1}}}),
+        ("audio", "test-audio", {}),
+        ("audio.duration_us", "test-audio", {"audio": {"prompt": "x", "duration_us": 999_999}}),
+        ("audio.guidance_scale", "test-audio", {"audio": {"prompt": "x", "guidance_scale": 0.0}}),
+        ("audio.steps", "test-audio", {"audio": {"prompt": "x", "steps": 101}}),
+    ],
+)
+def test_bad_fields_of_videos_and_sounds_are_named(field: str, model: str, fields: dict[str, Any]) -> None:
+    with pytest.raises(errors.InvalidArgument) as refusal:
+        admit.check(media_entries.request(model, **fields), MEDIA_MODELS)
+    assert [violation.field for violation in refusal.value.violations] == [field]
+
+
+def test_videos_and_sounds_get_their_defaults() -> None:
+    asked = media_entries.request("test-video", video={"prompt": "x", "num_frames": 13})
+    video = admit.fill(asked, admit.check(asked, MEDIA_MODELS)).video
+    assert (video.width, video.height, video.num_frames, video.frames_per_second, video.steps) == (64, 64, 13, 8, 10)
+    assert video.HasField("seed")
+    asked = media_entries.request("test-audio", audio={"prompt": "x"})
+    filled = admit.fill(asked, admit.check(asked, MEDIA_MODELS))
+    assert (filled.audio.duration_us, filled.audio.steps, filled.audio.guidance_scale) == (10_000_000, 10, 3.0)
+    assert filled.WhichOneof("input") == "audio"

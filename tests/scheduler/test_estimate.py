@@ -5,7 +5,7 @@ import pytest
 from darkroom import catalog, errors, pricing
 from darkroom.api.types.v1 import inputs_pb2
 from darkroom.scheduler import estimate
-from tests.scheduler import conftest
+from tests.scheduler import conftest, media_entries
 
 RATES = pricing.Rates(nanos_per_image=1_000_000, nanos_per_megapixel=2_000_000, nanos_per_gpu_second=10_000_000)
 
@@ -35,3 +35,17 @@ def test_a_hopeless_one_is_refused_with_an_estimate() -> None:
         estimate.check_deadline(deadline_us=3_000_000, wait_us=2_500_000, work_us=1_000_000)
     assert refusal.value.reason == "DEADLINE_HOPELESS"
     assert refusal.value.retry_after_s == 2.5
+
+
+def test_videos_are_priced_by_all_their_frames_and_guessed_by_them() -> None:
+    video = inputs_pb2.VideoInput(width=64, height=64, num_frames=18, frames_per_second=8, steps=10)
+    assert estimate.step_cost_us(video, media_entries.video()) == 2_000  # twice the default's frames
+    cost = estimate.estimate(video, rates=RATES, step_us=2_000, safety_factor=1.0)
+    assert cost[:2] == (20_000, 10)
+    assert cost.nanos == 2 * 64 * 64 * 18 + 200_000
+
+
+def test_a_sound_costs_its_time() -> None:
+    sound = inputs_pb2.AudioInput(duration_us=5_000_000, steps=10)
+    assert estimate.step_cost_us(sound, media_entries.audio()) == 1_000
+    assert estimate.estimate(sound, rates=RATES, step_us=1_000, safety_factor=1.0).nanos == 100_000

@@ -93,6 +93,9 @@ def test_entries_come_by_name(tmp_path):
         ("defaults.steps", 101, "defaults.steps is outside of limits.steps"),
         ("defaults.width", 65, "defaults.width is outside of limits.width"),
         ("limits.pixels_max", 4095, "pixels_max"),
+        ("limits.num_images", None, "limits.num_images is missing"),
+        ("limits.duration_us", {"min": 1, "max": 2}, "limits.duration_us is of no use to image"),
+        ("source_image", "maybe", "source_image must be one of none, optional, required"),
     ],
 )
 def test_a_fault_names_file_and_key(tmp_path, path, value, message):
@@ -107,3 +110,38 @@ def test_a_file_that_is_no_mapping(tmp_path, text):
     (tmp_path / "tiny.yaml").write_text(text)
     with pytest.raises(catalog.CatalogError, match=r"tiny\.yaml"):
         catalog.load(tmp_path)
+
+
+VIDEO = {
+    **GOOD,
+    "kind": "video",
+    "source_image": "optional",
+    "defaults": {"width": 64, "height": 64, "steps": 4, "guidance_scale": 3, "num_frames": 5, "frames_per_second": 8},
+    "limits": {
+        **{name: GOOD["limits"][name] for name in ("width", "height", "steps", "guidance_scale")},
+        "num_frames": {"min": 5, "max": 81, "multiple_of": 4},
+        "frames_per_second": {"min": 1, "max": 60},
+        "prompt_bytes_max": 2000,
+        "adapters_max": 0,
+        "pixels_max": 64 * 64 * 9,
+    },
+}
+
+
+def test_a_video_has_frames_counted_from_the_least(tmp_path):
+    _write(tmp_path, VIDEO)
+    (entry,) = catalog.load(tmp_path).values()
+    assert (entry.defaults.num_frames, entry.source_image, entry.mask_image) == (5, "optional", "none")
+    for frames in (8, 13):  # not four on from five; more pixels than pixels_max
+        _write(tmp_path, {**VIDEO, "defaults": {**VIDEO["defaults"], "num_frames": frames}})
+        with pytest.raises(catalog.CatalogError):
+            catalog.load(tmp_path)
+
+
+def test_a_sound_has_a_length_and_no_size(tmp_path):
+    numbers = {"steps": {"min": 1, "max": 9}, "guidance_scale": {"min": 1, "max": 9}}
+    limits = {**numbers, "duration_us": {"min": 1, "max": 47_000_000}, "prompt_bytes_max": 2000, "adapters_max": 0}
+    defaults = {"steps": 4, "guidance_scale": 3, "duration_us": 10_000_000}
+    _write(tmp_path, {**GOOD, "kind": "audio", "limits": limits, "defaults": defaults})
+    (entry,) = catalog.load(tmp_path).values()
+    assert entry.limits.duration_us.max == 47_000_000

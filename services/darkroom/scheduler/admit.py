@@ -13,7 +13,7 @@ from google.protobuf import duration_pb2
 from darkroom import catalog, errors, validation
 from darkroom.api.scheduler.v1 import generation_service_pb2
 from darkroom.api.types.v1 import inputs_pb2
-from darkroom.scheduler import extras
+from darkroom.scheduler import asked, extras, sources
 
 DEADLINE_US_MIN = 1_000
 DEADLINE_US_MAX = 7 * 24 * 3600 * 1_000_000
@@ -23,6 +23,8 @@ SCALE_MAX = 4.0
 TAGS_MAX = 16
 TAG_KEY_BYTES_MAX = 64
 TAG_VALUE_BYTES_MAX = 256
+
+_MADE = {"image": "images", "video": "videos", "audio": "audio"}
 
 
 def params_sha256(request: generation_service_pb2.CreateGenerationRequest) -> bytes:
@@ -60,16 +62,14 @@ def fill(
     filled = generation_service_pb2.CreateGenerationRequest()
     filled.CopyFrom(request)
     filled.priority = request.priority or inputs_pb2.PRIORITY_STANDARD
-    image, defaults = filled.image, entry.defaults
-    image.width = image.width or defaults.width
-    image.height = image.height or defaults.height
-    image.steps = image.steps or defaults.steps
-    image.num_images = image.num_images or defaults.num_images
-    if not image.HasField("guidance_scale"):
-        image.guidance_scale = defaults.guidance_scale
-    if not image.HasField("seed"):
-        image.seed = secrets.randbelow(SEED_DRAWN_BELOW)
-    for adapter in image.adapters:
+    wanted = asked.media(filled, entry.kind)
+    for name in catalog.NUMBERS[entry.kind]:
+        setattr(wanted, name, getattr(wanted, name) or getattr(entry.defaults, name))
+    if not wanted.HasField("guidance_scale"):
+        wanted.guidance_scale = entry.defaults.guidance_scale
+    if not wanted.HasField("seed"):
+        wanted.seed = secrets.randbelow(SEED_DRAWN_BELOW)
+    for adapter in wanted.adapters:
         adapter.scale = adapter.scale if adapter.HasField("scale") else 1.0
     return filled
 
@@ -98,70 +98,72 @@ def _check_tags(found: validation.Violations, tags: Mapping[str, str]) -> None:
 def _check_input(
     found: validation.Violations, request: generation_service_pb2.CreateGenerationRequest, entry: catalog.ModelEntry
 ) -> None:
-    given = request.WhichOneof("input")
-    if entry.kind != "image":
-        found.add("model", f"makes {entry.kind}, which this version does not serve")
-    elif given is None:
-        found.add("image", f"is required: the model {entry.name} makes images")
-    elif given != "image":
-        found.add(given, f"is not what the model {entry.name} takes: it makes images")
+    given, makes = request.WhichOneof("input"), f"the model {entry.name} makes {_MADE[entry.kind]}"
+    if given is None:
+        found.add(entry.kind, f"is required: {makes}")
+    elif given != entry.kind:
+        found.add(given, f"is not what the model {entry.name} takes: it makes {_MADE[entry.kind]}")
     else:
-        _check_image(found, request.image, entry)
+        _check_media(found, asked.media(request, entry.kind), entry)
 
 
-def _check_image(found: validation.Violations, image: inputs_pb2.ImageInput, entry: catalog.ModelEntry) -> None:
-    limits = entry.limits
-    found.text("image.prompt", image.prompt, bytes_max=limits.prompt_bytes_max)
-    found.check(bool(image.prompt.strip()), "image.prompt", "is required")
-    found.text("image.negative_prompt", image.negative_prompt, bytes_max=limits.prompt_bytes_max)
-    _check_number(found, "image.steps", image.steps, limits.steps)
-    _check_number(found, "image.num_images", image.num_images, limits.num_images)
-    _check_size(found, image, entry)
-    if image.HasField("guidance_scale"):
-        _check_guidance(found, image.guidance_scale, entry)
-    if image.HasField("seed"):
-        found.integer("image.seed", image.seed, low=0, high=SEED_MAX)
-    for field in ("source_image", "mask_image", "strength"):
-        found.check(not image.HasField(field), f"image.{field}", f"is not supported by the model {entry.name}")
-    _check_adapters(found, image, entry)
-    if image.HasField("extras"):
-        extras.check(found, "image.extras", image.extras, entry.extras_schema)
+def _check_media(found: validation.Violations, wanted: asked.Media, entry: catalog.ModelEntry) -> None:
+    limits, kind = entry.limits, entry.kind
+    found.text(f"{kind}.prompt", wanted.prompt, bytes_max=limits.prompt_bytes_max)
+    found.check(bool(wanted.prompt.strip()), f"{kind}.prompt", "is required")
+    found.text(f"{kind}.negative_prompt", wanted.negative_prompt, bytes_max=limits.prompt_bytes_max)
+    for name in catalog.NUMBERS[kind]:
+        _check_number(found, f"{kind}.{name}", getattr(wanted, name), getattr(limits, name))
+    if not isinstance(wanted, inputs_pb2.AudioInput):
+        _check_size(found, wanted, entry)
+    if wanted.HasField("guidance_scale"):
+        _check_guidance(found, wanted.guidance_scale, entry)
+    if wanted.HasField("seed"):
+        found.integer(f"{kind}.seed", wanted.seed, low=0, high=SEED_MAX)
+    sources.check(found, wanted, entry)
+    _check_adapters(found, wanted, entry)
+    if wanted.HasField("extras"):
+        extras.check(found, f"{kind}.extras", wanted.extras, entry.extras_schema)
 
 
 def _check_number(found: validation.Violations, field: str, value: int, limit: catalog.IntRange) -> None:
     if value:  # 0 means the default
-        found.integer(field, value, low=limit.min, high=limit.max, multiple_of=limit.multiple_of)
+        found.integer(field, value, low=limit.min, high=limit.max)
+        if limit.min <= value <= limit.max and (value - limit.min) % limit.multiple_of:
+            start = "" if limit.min % limit.multiple_of == 0 else f"{limit.min} plus "
+            found.add(field, f"must be {start}a multiple of {limit.multiple_of}")
 
 
-def _check_size(found: validation.Violations, image: inputs_pb2.ImageInput, entry: catalog.ModelEntry) -> None:
-    limits = entry.limits
-    _check_number(found, "image.width", image.width, limits.width)
-    _check_number(found, "image.height", image.height, limits.height)
-    width, height = image.width or entry.defaults.width, image.height or entry.defaults.height
+def _check_size(
+    found: validation.Violations, wanted: inputs_pb2.ImageInput | inputs_pb2.VideoInput, entry: catalog.ModelEntry
+) -> None:
+    limits, defaults, kind = entry.limits, entry.defaults, entry.kind
+    width, height = wanted.width or defaults.width, wanted.height or defaults.height
+    frames, factors = 1, f"times {kind}.height"
+    if isinstance(wanted, inputs_pb2.VideoInput):
+        frames, factors = wanted.num_frames or defaults.num_frames, f"{factors} and {kind}.num_frames"
     if width <= limits.width.max and height <= limits.height.max:  # else that is what is wrong
-        found.check(
-            width * height <= limits.pixels_max,
-            "image.width",
-            f"times image.height must be at most {limits.pixels_max} pixels",
-        )
+        within = width * height * frames <= limits.pixels_max
+        found.check(within, f"{kind}.width", f"{factors} must be at most {limits.pixels_max} pixels")
 
 
 def _check_guidance(found: validation.Violations, value: float, entry: catalog.ModelEntry) -> None:
+    field = f"{entry.kind}.guidance_scale"
     if entry.guidance == "none":
-        found.add("image.guidance_scale", f"is not supported by the model {entry.name}")
+        found.add(field, f"is not supported by the model {entry.name}")
         return
     limit = entry.limits.guidance_scale
-    found.finite("image.guidance_scale", value, low=limit.min, high=limit.max)
+    found.finite(field, value, low=limit.min, high=limit.max)
 
 
-def _check_adapters(found: validation.Violations, image: inputs_pb2.ImageInput, entry: catalog.ModelEntry) -> None:
-    count_max = entry.limits.adapters_max
-    if len(image.adapters) > count_max:
-        found.add("image.adapters", f"must be at most {count_max}")
+def _check_adapters(found: validation.Violations, wanted: asked.Media, entry: catalog.ModelEntry) -> None:
+    count_max, field = entry.limits.adapters_max, f"{entry.kind}.adapters"
+    if len(wanted.adapters) > count_max:
+        found.add(field, f"must be at most {count_max}")
         return
     seen: set[str] = set()
-    for index, adapter in enumerate(image.adapters):
-        path = f"image.adapters[{index}]"
+    for index, adapter in enumerate(wanted.adapters):
+        path = f"{field}[{index}]"
         found.identifier(f"{path}.adapter_id", adapter.adapter_id, "lora")
         found.check(adapter.adapter_id not in seen, f"{path}.adapter_id", "is there twice")
         seen.add(adapter.adapter_id)

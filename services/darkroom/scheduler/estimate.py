@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from darkroom import catalog, errors, pricing
 from darkroom.api.types.v1 import inputs_pb2
+from darkroom.scheduler import asked
 
 
 class Estimate(NamedTuple):
@@ -18,21 +19,24 @@ class Estimate(NamedTuple):
     nanos: int
 
 
-def step_cost_us(image: inputs_pb2.ImageInput, entry: catalog.ModelEntry) -> int:
-    """Guess one step of one image before anything was measured: the catalogue's, scaled by the pixels."""
-    pixels, default_pixels = image.width * image.height, entry.defaults.width * entry.defaults.height
-    return max(1, entry.step_cost_us_guess * pixels // default_pixels)
+def step_cost_us(wanted: asked.Media, entry: catalog.ModelEntry) -> int:
+    """Guess one step of one output before anything was measured: the catalogue's, scaled by the pixels; a sound has none."""
+    pixels, defaults = asked.size(wanted).pixels, entry.defaults
+    default_pixels = defaults.width * defaults.height * max(1, defaults.num_frames)
+    return max(1, entry.step_cost_us_guess * pixels // default_pixels if pixels else entry.step_cost_us_guess)
 
 
-def estimate(image: inputs_pb2.ImageInput, *, rates: pricing.Rates, step_us: int, safety_factor: float) -> Estimate:
-    """Bound the work and the price of a filled input; `step_us` is one step of one image."""
-    steps_total = image.steps * image.num_images
+def estimate(wanted: asked.Media, *, rates: pricing.Rates, step_us: int, safety_factor: float) -> Estimate:
+    """Bound the work and the price of a filled input; `step_us` is one step of one output."""
+    size = asked.size(wanted)
+    steps_total = wanted.steps * size.outputs
     work_us = steps_total * step_us
     at_most = pricing.Quantities(
         gpu_time_us=round(work_us * safety_factor),
         steps=steps_total,
-        images=image.num_images,
-        pixels=image.width * image.height * image.num_images,
+        images=size.outputs if isinstance(wanted, inputs_pb2.ImageInput) else 0,
+        pixels=size.pixels * size.outputs,
+        media_duration_us=size.duration_us * size.outputs,
     )
     return Estimate(work_us, steps_total, pricing.total(pricing.lines(rates, at_most)))
 

@@ -7,15 +7,16 @@ forecast use the same numbers for estimates.
 
 from darkroom.scheduler.domain import fleet
 
+WINDOW = "window"  # a sound is computed as one window of its model, whatever its length
 FOREIGN_MAX = 0.98  # a device used up by others still makes some way, and divisions stay finite
 
 
-def shape(width: int, height: int, frames: int = 1, *, guided: bool) -> str:
+def shape(width: int, height: int, frames: int = 0, *, guided: bool) -> str:
     """Name the bucket under which step costs of this size are kept: "64x64", "832x480x81 guided".
 
     Guided work (classifier-free guidance above 1) computes each step twice.
     """
-    size = f"{width}x{height}" if frames <= 1 else f"{width}x{height}x{frames}"
+    size = f"{width}x{height}" if not frames else f"{width}x{height}x{frames}"
     return measured(size, guided=guided)
 
 

@@ -12,7 +12,9 @@ def peer(room: Room) -> loras.Loras:
 
 
 async def check(peer: loras.Loras, tenant_id: str, *adapter_ids: str) -> None:
-    await peer.check(adapter_ids, tenant_id=tenant_id, generation_id=ids.new("gen"), model=MODEL)
+    await peer.check(
+        adapter_ids, field="image.adapters", tenant_id=tenant_id, generation_id=ids.new("gen"), model=MODEL
+    )
 
 
 async def test_only_the_tenants_own_for_this_model_pass(room: Room, tenant: Tenant, peer: loras.Loras) -> None:

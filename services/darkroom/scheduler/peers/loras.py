@@ -21,8 +21,10 @@ class Loras:
         self._stub = lora_service_pb2_grpc.LoraServiceStub(channel)
         self._secret = service_secret
 
-    async def check(self, adapter_ids: Sequence[str], *, tenant_id: str, generation_id: str, model: str) -> None:
-        """Return if the tenant has every adapter, each made for `model`; NotFound or InvalidArgument otherwise."""
+    async def check(
+        self, adapter_ids: Sequence[str], *, field: str, tenant_id: str, generation_id: str, model: str
+    ) -> None:
+        """Return if the tenant has every adapter, each made for `model`; NotFound or InvalidArgument on `field` otherwise."""
         if not adapter_ids:
             return
         capability = tokens.capability(
@@ -34,7 +36,7 @@ class Loras:
         )
         base_models = await asyncio.gather(*(self._base_model(adapter_id, capability) for adapter_id in adapter_ids))
         violations = [
-            errors.FieldViolation(f"image.adapters[{index}].adapter_id", "was made for another model")
+            errors.FieldViolation(f"{field}[{index}].adapter_id", "was made for another model")
             for index, base_model in enumerate(base_models)
             if base_model != model
         ]

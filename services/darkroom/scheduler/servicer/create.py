@@ -11,8 +11,7 @@ from typing import Protocol
 
 from darkroom import catalog, errors, ids, pricing
 from darkroom.api.scheduler.v1 import generation_service_pb2 as pb
-from darkroom.api.types.v1 import inputs_pb2
-from darkroom.scheduler import admit, estimate, predict
+from darkroom.scheduler import admit, asked, estimate
 from darkroom.scheduler.domain import generation as domain
 from darkroom.scheduler.peers import billing, loras
 from darkroom.scheduler.store import creates
@@ -48,7 +47,7 @@ class Forecast(Protocol):
     """`loop.forecast.Forecast`: what the fleet has measured, as this replica knows it."""
 
     def step_cost_us(self, model: str, shape: str) -> int | None:
-        """One step of one image; None if nobody measured it."""
+        """One step of one output; None if nobody measured it."""
         ...
 
     def wait_us(self, model: str, priority: int) -> int | None:
@@ -94,16 +93,17 @@ class Acceptance:
         self.backlog.check(tenant_id)
         generation_id = ids.new("gen")
         filled = admit.fill(request, entry)
-        image = filled.image
+        wanted = asked.media(filled, entry.kind)
         await self.loras.check(
-            [adapter.adapter_id for adapter in image.adapters],
+            [adapter.adapter_id for adapter in wanted.adapters],
+            field=f"{entry.kind}.adapters",
             tenant_id=tenant_id,
             generation_id=generation_id,
             model=entry.name,
         )
         price = await self.prices.of(entry.name)
-        shape = _shape(image, entry)
-        cost = self._estimate(image, entry, price.rates, shape)
+        shape = asked.shape(wanted, entry)
+        cost = self._estimate(wanted, entry, price.rates, shape)
         deadline_us, wait_us = admit.deadline_us(filled), self.forecast.wait_us(entry.name, filled.priority)
         estimate.check_deadline(deadline_us=deadline_us, wait_us=wait_us or 0, work_us=cost.work_us)
         return domain.New(
@@ -128,10 +128,10 @@ class Acceptance:
         )
 
     def _estimate(
-        self, image: inputs_pb2.ImageInput, entry: catalog.ModelEntry, rates: pricing.Rates, shape: str
+        self, wanted: asked.Media, entry: catalog.ModelEntry, rates: pricing.Rates, shape: str
     ) -> estimate.Estimate:
-        step_us = self.forecast.step_cost_us(entry.name, shape) or estimate.step_cost_us(image, entry)
-        return estimate.estimate(image, rates=rates, step_us=step_us, safety_factor=self.price_safety_factor)
+        step_us = self.forecast.step_cost_us(entry.name, shape) or estimate.step_cost_us(wanted, entry)
+        return estimate.estimate(wanted, rates=rates, step_us=step_us, safety_factor=self.price_safety_factor)
 
     async def _commit(self, new: domain.New) -> domain.Generation:
         for _ in range(LEASE_TRIES_MAX):
@@ -145,8 +145,3 @@ class Acceptance:
                 self.backlog.added(new.tenant_id)
             return generation
         raise errors.Unavailable("the tenant's money is spent faster than it is set aside")
-
-
-def _shape(image: inputs_pb2.ImageInput, entry: catalog.ModelEntry) -> str:
-    guided = entry.guidance == "true_cfg" and image.guidance_scale > 1
-    return predict.shape(image.width, image.height, guided=guided)

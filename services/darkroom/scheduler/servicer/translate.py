@@ -64,7 +64,7 @@ def state_filter(value: "generation_pb2.GenerationState.ValueType") -> str:
 def model(entry: catalog.ModelEntry, *, runners: int) -> model_service_pb2.Model:
     """A catalogue entry as callers see it."""
     limits, defaults, price = entry.limits, entry.defaults, entry.price
-    ranges = {name: getattr(limits, name) for name in ("width", "height", "steps", "guidance_scale", "num_images")}
+    ranges = {name: getattr(limits, name) for name in (*catalog.NUMBERS[entry.kind], "guidance_scale")}
     schema = json_format.ParseDict(dict(entry.extras_schema), struct_pb2.Struct()) if entry.extras_schema else None
     return model_service_pb2.Model(
         name=entry.name,
@@ -75,7 +75,7 @@ def model(entry: catalog.ModelEntry, *, runners: int) -> model_service_pb2.Model
         license=entry.license,
         limits={
             **{name: _limit(bounds, whole=name != "guidance_scale") for name, bounds in ranges.items()},
-            "pixels": model_service_pb2.NumberLimit(min=1, max=limits.pixels_max),
+            **({"pixels": model_service_pb2.NumberLimit(min=1, max=limits.pixels_max)} if limits.pixels_max else {}),
         },
         defaults={name: float(getattr(defaults, name)) for name in ranges},
         prompt_bytes_max=limits.prompt_bytes_max,

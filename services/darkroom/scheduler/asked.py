@@ -1,0 +1,61 @@
+"""What a request asks for, whatever it makes.
+
+A request comes in; its one input goes out, with the numbers that images, videos and sounds have in common. `admit` checks, `estimate`
+prices, `predict` names the bucket of its step costs.
+"""
+
+from typing import NamedTuple
+
+from darkroom import catalog
+from darkroom.api.scheduler.v1 import generation_service_pb2
+from darkroom.api.types.v1 import inputs_pb2
+from darkroom.scheduler import predict
+
+Media = inputs_pb2.ImageInput | inputs_pb2.VideoInput | inputs_pb2.AudioInput
+
+
+class Size(NamedTuple):
+    """How much of it: pixels of one frame, frames of one output, the time that they play, and how many outputs."""
+
+    width: int
+    height: int
+    frames: int
+    duration_us: int
+    outputs: int
+
+    @property
+    def pixels(self) -> int:
+        """Of one output, all frames together; 0 for a sound."""
+        return self.width * self.height * self.frames
+
+
+def media(request: generation_service_pb2.CreateGenerationRequest, kind: catalog.Kind) -> Media:
+    """Return the request's input, which is of this kind."""
+    match kind:
+        case "image":
+            return request.image
+        case "video":
+            return request.video
+        case "audio":
+            return request.audio
+
+
+def size(wanted: Media) -> Size:
+    """Return the size of a filled input."""
+    match wanted:
+        case inputs_pb2.ImageInput():
+            return Size(wanted.width, wanted.height, 1, 0, wanted.num_images)
+        case inputs_pb2.VideoInput():
+            duration_us = wanted.num_frames * 1_000_000 // wanted.frames_per_second
+            return Size(wanted.width, wanted.height, wanted.num_frames, duration_us, 1)
+        case inputs_pb2.AudioInput():
+            return Size(0, 0, 0, wanted.duration_us, 1)
+
+
+def shape(wanted: Media, entry: catalog.ModelEntry) -> str:
+    """Name the bucket under which runners measure its steps."""
+    guided = entry.guidance == "true_cfg" and wanted.guidance_scale > 1
+    if isinstance(wanted, inputs_pb2.AudioInput):
+        return predict.measured(predict.WINDOW, guided=guided)
+    frames = wanted.num_frames if isinstance(wanted, inputs_pb2.VideoInput) else 0
+    return predict.shape(wanted.width, wanted.height, frames, guided=guided)

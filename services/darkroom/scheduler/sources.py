@@ -1,0 +1,58 @@
+"""The pictures that a request starts from, against what its model takes.
+
+An input comes in; violations that name the field go out. Whether the media are there is seen by the runner, which fetches them. Part of `admit`.
+"""
+
+from darkroom import catalog, validation
+from darkroom.api.types.v1 import inputs_pb2, media_pb2
+from darkroom.scheduler import asked
+
+INLINE_BYTES_MAX = 256 * 1024
+_STRENGTH_MAX = 1.0
+
+
+def check(found: validation.Violations, wanted: asked.Media, entry: catalog.ModelEntry) -> None:
+    """Add what is wrong with `source_image`, `mask_image` and `strength`."""
+    if isinstance(wanted, inputs_pb2.AudioInput):
+        return
+    _check_picture(found, wanted, "source_image", entry.source_image, entry)
+    if not isinstance(wanted, inputs_pb2.ImageInput):
+        return
+    _check_picture(found, wanted, "mask_image", entry.mask_image, entry)
+    if wanted.HasField("mask_image") and entry.mask_image != "none":
+        found.check(wanted.HasField("source_image"), "image.mask_image", "is of use only with source_image")
+    if wanted.HasField("strength"):
+        if entry.source_image == "none":
+            found.add("image.strength", f"is not supported by the model {entry.name}")
+            return
+        found.check(wanted.HasField("source_image"), "image.strength", "is of use only with source_image")
+        found.finite("image.strength", wanted.strength, low=0.0, high=_STRENGTH_MAX)
+
+
+def _check_picture(
+    found: validation.Violations,
+    wanted: inputs_pb2.ImageInput | inputs_pb2.VideoInput,
+    name: str,
+    taken: catalog.Taken,
+    entry: catalog.ModelEntry,
+) -> None:
+    field = f"{entry.kind}.{name}"
+    if not wanted.HasField(name):  # type: ignore[arg-type]  # a name that both messages have, or the image's own
+        found.check(taken != "required", field, f"is required by the model {entry.name}")
+    elif taken == "none":
+        found.add(field, f"is not supported by the model {entry.name}")
+    else:
+        _check_ref(found, field, getattr(wanted, name))
+
+
+def _check_ref(found: validation.Violations, field: str, ref: media_pb2.MediaRef) -> None:
+    match ref.WhichOneof("source"):
+        case "media_id":
+            found.identifier(f"{field}.media_id", ref.media_id, "med")
+        case "inline":
+            size = len(ref.inline)
+            found.check(0 < size <= INLINE_BYTES_MAX, f"{field}.inline", f"must be 1 to {INLINE_BYTES_MAX} bytes")
+        case "url":
+            found.add(f"{field}.url", "is not supported by this version: put the picture into media_store")
+        case None:
+            found.add(field, "must name its media")

@@ -1,0 +1,36 @@
+from typing import Any
+
+import pytest
+
+from darkroom.api.types.v1.inputs_pb2 import AudioInput, ImageInput, VideoInput
+from darkroom.scheduler import asked
+from tests.scheduler import media_entries
+
+VIDEO = VideoInput(width=64, height=80, num_frames=9, frames_per_second=8, guidance_scale=3.0)
+
+
+@pytest.mark.parametrize(
+    ("media", "size", "pixels"),
+    [
+        (ImageInput(width=64, height=80, num_images=3), (64, 80, 1, 0, 3), 5120),
+        (VIDEO, (64, 80, 9, 1_125_000, 1), 46_080),
+        (AudioInput(duration_us=10), (0, 0, 0, 10, 1), 0),
+    ],
+)
+def test_the_size_of_each_kind(media: Any, size: tuple[int, ...], pixels: int) -> None:
+    assert asked.size(media) == size
+    assert asked.size(media).pixels == pixels
+
+
+def test_the_input_is_the_one_of_its_kind() -> None:
+    for kind in ("image", "video", "audio"):
+        request = media_entries.request("x", **{kind: {"prompt": kind}})
+        assert asked.media(request, kind).prompt == kind  # type: ignore[arg-type]
+
+
+def test_shapes_are_named_as_runners_name_them() -> None:
+    video, audio = media_entries.video(), media_entries.audio()
+    assert asked.shape(VIDEO, video) == "64x80x9 guided"
+    assert asked.shape(VideoInput(width=64, height=64, num_frames=1, guidance_scale=1.0), video) == "64x64x1"
+    assert asked.shape(ImageInput(width=64, height=80, guidance_scale=1.0), video) == "64x80"
+    assert asked.shape(AudioInput(duration_us=5, guidance_scale=2.0), audio) == "window guided"

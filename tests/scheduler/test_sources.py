@@ -1,0 +1,60 @@
+"""Every way of naming a picture, against models that take none, may take one, or need one."""
+
+from typing import Any
+
+import pytest
+
+from darkroom import ids, validation
+from darkroom.api.types.v1.inputs_pb2 import AudioInput, ImageInput, VideoInput
+from darkroom.api.types.v1.media_pb2 import MediaRef
+from darkroom.scheduler import sources
+from tests.scheduler import media_entries
+
+STORED = MediaRef(media_id=ids.new("med"))
+
+
+def bad(wanted: Any, **taken: Any) -> list[str]:
+    kind = {ImageInput: "image", VideoInput: "video", AudioInput: "audio"}[type(wanted)]
+    found = validation.Violations()
+    sources.check(found, wanted, media_entries.video(**({"source_image": "none", "kind": kind} | taken)))
+    try:
+        found.raise_if_any()
+    except Exception as error:
+        return [violation.field for violation in error.violations]  # type: ignore[attr-defined]
+    return []
+
+
+@pytest.mark.parametrize("ref", [STORED, MediaRef(inline=b"x"), MediaRef(inline=bytes(sources.INLINE_BYTES_MAX))])
+def test_a_picture_may_be_stored_or_inline(ref: MediaRef) -> None:
+    assert bad(VideoInput(source_image=ref), source_image="optional") == []
+    assert bad(ImageInput(source_image=ref, mask_image=ref), source_image="required", mask_image="optional") == []
+
+
+@pytest.mark.parametrize(
+    ("ref", "field"),
+    [
+        (MediaRef(), "video.source_image"),
+        (MediaRef(media_id="med_../x"), "video.source_image.media_id"),
+        (MediaRef(inline=b""), "video.source_image.inline"),
+        (MediaRef(inline=bytes(sources.INLINE_BYTES_MAX + 1)), "video.source_image.inline"),
+        (MediaRef(url="https://example.com/a.png"), "video.source_image.url"),
+    ],
+)
+def test_a_bad_reference_is_named(ref: MediaRef, field: str) -> None:
+    assert bad(VideoInput(source_image=ref), source_image="optional") == [field]
+
+
+def test_a_model_takes_what_its_entry_says() -> None:
+    assert bad(VideoInput(source_image=STORED)) == ["video.source_image"]
+    assert bad(VideoInput(), source_image="required") == ["video.source_image"]
+    assert bad(VideoInput(), source_image="optional") == []
+    assert bad(AudioInput()) == []
+    assert bad(ImageInput(mask_image=STORED)) == ["image.mask_image"]
+    assert bad(ImageInput(mask_image=STORED), source_image="optional", mask_image="optional") == ["image.mask_image"]
+
+
+def test_strength_is_of_a_source() -> None:
+    assert bad(ImageInput(strength=0.5)) == ["image.strength"]
+    assert bad(ImageInput(strength=0.5), source_image="optional") == ["image.strength"]
+    assert bad(ImageInput(strength=0.5, source_image=STORED), source_image="optional") == []
+    assert bad(ImageInput(strength=1.5, source_image=STORED), source_image="optional") == ["image.strength"]
