@@ -32,6 +32,8 @@ from darkroom.billing_meter.config import Config as BillingConfig
 from darkroom.scheduler import server
 from darkroom.scheduler.config import Config
 from darkroom.scheduler.fakes import loras
+from tests.scheduler import waiting
+from tests.scheduler.waiting import eventually as eventually  # where the tests look for it
 
 USD = 10**9
 MODEL = "test-image"
@@ -232,9 +234,7 @@ class Room:
 
         async def stop() -> None:
             task.cancel()
-            (ended,) = await asyncio.gather(task, return_exceptions=True)
-            if isinstance(ended, Exception):  # not the cancellation: the room itself broke
-                raise ended
+            await waiting.ended(task)
 
         self._stack.push_async_callback(stop)
         await asyncio.wait([task, address], return_when=asyncio.FIRST_COMPLETED)
@@ -268,13 +268,6 @@ async def room(idle_room: Room) -> Room:
 async def tenant(room: Room) -> Tenant:
     """A tenant with one dollar."""
     return await room.tenant()
-
-
-async def eventually(holds: Callable[[], Awaitable[bool]], *, within_s: float = 60.0) -> None:
-    """Wait until a condition holds; fails after `within_s`, which no passing test comes near."""
-    async with asyncio.timeout(within_s):
-        while not await holds():  # noqa: ASYNC110  # the condition is in a database
-            await asyncio.sleep(0.02)
 
 
 async def refusal(call: Awaitable[object]) -> errors.DarkroomError:

@@ -40,12 +40,15 @@ def image(prompt: str = "a red circle", **fields: Any) -> inputs_pb2.ImageInput:
 
 async def until(tenant: Tenant, generation_id: str, *states: int) -> Any:
     """Wait until the generation is in one of the states (any final one if none is given); the generation."""
+    now: Any = None
 
     async def there() -> bool:
-        return (await tenant.get(generation_id)).state in (states or FINAL)
+        nonlocal now
+        now = await tenant.get(generation_id)
+        return now.state in (states or FINAL)
 
-    await eventually(there)
-    return await tenant.get(generation_id)
+    await eventually(there, otherwise=lambda: f"still\n{now}")
+    return now
 
 
 async def decisions(tenant: Tenant, generation_id: str) -> Any:

@@ -1,5 +1,9 @@
-from darkroom import pricing
+import dataclasses
+from pathlib import Path
+
+from darkroom import catalog, pricing
 from darkroom.scheduler import price
+from tests.scheduler.conftest import MODEL
 
 RATES = pricing.Rates(nanos_per_image=100, nanos_per_gpu_second=1_000_000)
 
@@ -12,3 +16,9 @@ def test_usage_is_priced() -> None:
 def test_never_above_the_estimate() -> None:
     usage = pricing.Quantities(images=2, gpu_time_us=10**9)
     assert price.charge_nanos(RATES, usage, estimate_nanos=10_000) == 10_000
+
+
+def test_models_that_charge_for_used_steps_are_told(catalog_dir: Path) -> None:
+    free = catalog.load(catalog_dir)[MODEL]
+    charging = dataclasses.replace(free, name="strict", charge_cancelled="used_steps")
+    assert price.charging([free, charging]) == {"strict"}

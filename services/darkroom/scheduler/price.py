@@ -4,9 +4,16 @@ Its rates (those of its acceptance) and its usage come in; the amount goes out, 
 spending lease and billing_meter computes again from the same numbers.
 """
 
-from darkroom import pricing
+from collections.abc import Iterable
+
+from darkroom import catalog, pricing
 
 
 def charge_nanos(rates: pricing.Rates, usage: pricing.Quantities, *, estimate_nanos: int) -> int:
     """Price the usage in nano-units, never above what was reserved at acceptance."""
     return min(pricing.total(pricing.lines(rates, usage)), estimate_nanos)
+
+
+def charging(entries: Iterable[catalog.ModelEntry]) -> frozenset[str]:
+    """The models whose cancelled work is charged for the steps that it used."""
+    return frozenset(entry.name for entry in entries if entry.charge_cancelled == "used_steps")

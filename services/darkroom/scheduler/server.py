@@ -14,6 +14,7 @@ import grpc
 
 from darkroom import catalog, page_tokens, postgres, rpc, tokens
 from darkroom.api.scheduler.v1 import fleet_service_pb2_grpc, generation_service_pb2_grpc, model_service_pb2_grpc
+from darkroom.scheduler import price
 from darkroom.scheduler.config import Config
 from darkroom.scheduler.loop import backlog, forecast, outbox, owner, spending, sweep
 from darkroom.scheduler.peers import billing, loras, media
@@ -76,9 +77,10 @@ def _add_front(server: rpc.Server, tasks: rpc.server.Background, parts: _Parts) 
     config, database = parts.config, parts.database
     changes, pages = events.Events(database), page_tokens.PageTokens(config.service_secret)
     follower = follow.Follow(changes, parts.bell, poll_interval_s=config.poll_interval_s)
+    store = generations.Generations(database, charging=price.charging(parts.models.values()))
     servicer = generation.GenerationServicer(
         acceptance=_acceptance(tasks, parts),
-        store=generations.Generations(database),
+        store=store,
         changes=changes,
         follower=follower,
         the_bell=parts.bell,
@@ -90,7 +92,7 @@ def _add_front(server: rpc.Server, tasks: rpc.server.Background, parts: _Parts) 
     server.add(model_service_pb2_grpc.add_ModelServiceServicer_to_server, catalogue)
     tasks.create_task(follower.run())
     tasks.create_task(outbox.Relay(outbox_store.Outbox(database), parts.meter, config).run(parts.bell))
-    tasks.create_task(sweep.run(database, parts.bell, parts.media, config))
+    tasks.create_task(sweep.run(store, database, parts.bell, parts.media, config))
 
 
 def _acceptance(tasks: rpc.server.Background, parts: _Parts) -> create.Acceptance:

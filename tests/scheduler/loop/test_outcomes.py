@@ -86,7 +86,7 @@ def test_failure_is_free(error, told):
 
 @pytest.mark.parametrize(("by_caller", "reason"), [(True, "CANCELLED"), (False, "DEADLINE_EXCEEDED")])
 def test_cancelled_work_is_free(by_caller, reason):
-    end = outcomes.cancelled(USED, charges_used_steps=False)(generation(cancel_requested=by_caller))
+    end = outcomes.cancelled(USED, charging=())(generation(cancel_requested=by_caller))
     assert (end.state, end.charge_nanos, end.free_reason) == (domain.State.CANCELLED, 0, reason)
     assert end.error is not None
     assert end.error["reason"] == reason
@@ -94,7 +94,7 @@ def test_cancelled_work_is_free(by_caller, reason):
 
 
 def test_cancelled_work_is_charged_where_the_model_says_so():
-    end = outcomes.cancelled(USED, charges_used_steps=True)(generation(cancel_requested=True))
+    end = outcomes.cancelled(USED, charging={generation().model})(generation(cancel_requested=True))
     assert (end.state, end.charge_nanos, end.free_reason) == (domain.State.CANCELLED, 400, "")
-    nothing = outcomes.cancelled(pricing.Quantities(), charges_used_steps=True)(generation(cancel_requested=True))
+    nothing = outcomes.cancelled(pricing.Quantities(), charging={generation().model})(generation(cancel_requested=True))
     assert (nothing.charge_nanos, nothing.free_reason) == (0, "CANCELLED")

@@ -1,5 +1,7 @@
 import dataclasses
 
+import pytest
+
 from darkroom import pricing
 from darkroom.scheduler import poison
 from darkroom.scheduler.domain import fleet
@@ -87,3 +89,29 @@ async def test_at_the_end_it_may_go(database):
     assert await store.due(limit=10, again_s=60.0) == []  # taken, for a while
     await store.forget(["med_3"])
     assert await database.fetchval("SELECT count(*) FROM discarded_checkpoint") == 0
+
+
+@pytest.mark.parametrize(("charging", "charge_nanos"), [((), 0), (("m",), 6)])
+async def test_what_a_checkpoint_has_counted_is_charged_where_cancelled_work_is(database, charging, charge_nanos):
+    fence = await own(database)
+    store = attempts.Attempts(database, charging=charging)
+    waiting = generations.Generations(database, charging=charging)
+    ended = []
+    for is_late in (False, True):
+        made = await make(database, rates={"nanos_per_gpu_second": 200_000}, deadline_us=100_000_000)
+        [key] = await begin(database, fence, made.generation_id)
+        await checkpoints.Checkpoints(database).keep(at(key, 3))
+        await store.give_back(fence, [key], reason=poison.SUSPENDED, judge=again)
+        if is_late:
+            await database.execute("UPDATE generation SET deadline = created_at WHERE state = 'QUEUED'")
+            ended += await waiting.end_waiting(limit=9)
+        else:
+            ended.append(await waiting.cancel(tenant_id=TENANT, generation_id=made.generation_id))
+    made = await make(database, rates={"nanos_per_gpu_second": 200_000})
+    [key] = await begin(database, fence, made.generation_id)
+    await checkpoints.Checkpoints(database).keep(at(key, 3))
+    await waiting.cancel(tenant_id=TENANT, generation_id=made.generation_id)
+    ended += await store.lose_runner(fence, "run_a", judge=again)
+    assert [one.error["reason"] for one in ended] == ["CANCELLED", "DEADLINE_EXCEEDED", "CANCELLED"]
+    assert {one.usage["steps"] for one in ended} == {3}
+    assert await database.fetchval("SELECT spent_nanos FROM spending_lease") == 3 * charge_nanos

@@ -4,7 +4,7 @@ A Completed, Failed or Cancelled message comes in; a function goes out that `sto
 since the price depends on it. Success is charged, failure is free, cancelled work is free unless the model charges used steps.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from google.protobuf import json_format
@@ -50,18 +50,9 @@ def failed(message: pb.Failed) -> Ending:
     return lambda generation: generations.End(state=domain.State.FAILED, usage=used, free_reason="FAILED", error=error)
 
 
-def cancelled(usage: pricing.Quantities, *, charges_used_steps: bool) -> Ending:
-    """Its caller ended it, or else its deadline."""
-
-    def end(generation: domain.Generation) -> generations.End:
-        by_caller = generation.cancel_requested
-        plain = generations.CANCELLED_BY_CALLER if by_caller else generations.DEADLINE_EXCEEDED
-        ended = plain._replace(usage=usage)
-        if charges_used_steps and usage.steps:
-            return ended._replace(charge_nanos=_charge(generation, usage), free_reason="")
-        return ended
-
-    return end
+def cancelled(usage: pricing.Quantities, *, charging: Collection[str]) -> Ending:
+    """Its caller ended it, or else its deadline; models in `charging` charge used steps."""
+    return lambda generation: generations.cancelled(generation, charging=charging, usage=usage)
 
 
 def _charge(generation: domain.Generation, used: pricing.Quantities) -> int:

@@ -11,6 +11,7 @@ import time
 
 from darkroom import rpc, tokens
 from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
+from darkroom.scheduler import price
 from darkroom.scheduler.domain import fleet
 from darkroom.scheduler.loop import outcomes
 from darkroom.scheduler.loop.link import Link
@@ -34,7 +35,7 @@ class Pool:
     def __init__(self, setup: Setup, fence: fleet.Fence) -> None:
         self._config = setup.config
         self._bell = setup.bell
-        self._catalog = setup.catalog
+        self._charging = price.charging(setup.catalog.values())
         self._fleet = fleet_store.Fleet(setup.database)
         self._tenure = Tenure(setup, fence)
         self._roster = self._tenure.roster
@@ -217,11 +218,8 @@ class Pool:
             return await self._tenure.finish(key, outcomes.succeeded(message.completed))
         if message.HasField("failed"):
             return await self._tenure.finish(key, outcomes.failed(message.failed))
-        aboard = self._roster.get(key)
-        entry = self._catalog.get(aboard.attempt.model) if aboard else None
-        charges = entry is not None and entry.charge_cancelled == "used_steps"
         used = peer.usage(message.cancelled.usage)
-        return await self._tenure.finish(key, outcomes.cancelled(used, charges_used_steps=charges))
+        return await self._tenure.finish(key, outcomes.cancelled(used, charging=self._charging))
 
     async def _keep(self, key: fleet.Key) -> bool:
         """Commit the checkpoint that was told for an attempt; False if there is none by now, or it is not current."""

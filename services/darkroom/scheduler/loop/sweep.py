@@ -21,9 +21,14 @@ DISCARD_AGAIN_S = 60.0
 _log = logging.getLogger(__name__)
 
 
-async def run(database: postgres.Database, the_bell: bell.Bell, store: media.Media, config: Config) -> None:
+async def run(
+    waiting: generations.Generations,
+    database: postgres.Database,
+    the_bell: bell.Bell,
+    store: media.Media,
+    config: Config,
+) -> None:
     """Sweep until cancelled."""
-    waiting = generations.Generations(database)
     forget_at_s = time.monotonic()
     while True:
         try:

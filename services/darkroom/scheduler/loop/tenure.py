@@ -10,9 +10,8 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple, TypeVar
 
-from darkroom import errors, postgres
-from darkroom.catalog import ModelEntry
-from darkroom.scheduler import poison
+from darkroom import catalog, errors, postgres
+from darkroom.scheduler import poison, price
 from darkroom.scheduler.config import Config
 from darkroom.scheduler.domain import fleet
 from darkroom.scheduler.domain import generation as domain
@@ -31,7 +30,7 @@ class Setup(NamedTuple):
 
     config: Config
     database: postgres.Database
-    catalog: Mapping[str, ModelEntry]
+    catalog: Mapping[str, catalog.ModelEntry]
     bell: bell.Bell
 
 
@@ -43,7 +42,7 @@ class Tenure:
         self.roster = Roster()
         self.deposed = False
         self.astray = False  # the database may know attempts that the roster does not
-        self._attempts = attempts.Attempts(setup.database)
+        self._attempts = attempts.Attempts(setup.database, charging=price.charging(setup.catalog.values()))
         self._checkpoints = checkpoints.Checkpoints(setup.database)
         self._bell = setup.bell
         self._limits = poison.Limits(setup.config.attempts_max, setup.config.solo_deaths_max)

@@ -5,7 +5,7 @@ current one?). A key that is not current changes nothing. A generation's end goe
 billing outcome in the same transaction.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from darkroom import postgres
@@ -43,8 +43,9 @@ _CURRENT = (
 class Attempts:
     """The table `attempt` and the running half of `generation`."""
 
-    def __init__(self, database: postgres.Database) -> None:
+    def __init__(self, database: postgres.Database, *, charging: Collection[str] = ()) -> None:
         self._database = database
+        self._charging = charging
 
     async def running(self, pool: str) -> list[fleet.Attempt]:
         """Everything that runs in the pool."""
@@ -110,7 +111,7 @@ class Attempts:
                 " ORDER BY g.tenant_id, g.generation_id FOR UPDATE OF g",
                 *(list(column) for column in zip(*keys, strict=True)),
             )
-            return [await _again(connection, row, reason, judge) for row in rows]
+            return [await self._again(connection, row, reason, judge) for row in rows]
 
     async def lose_runner(self, fence: fleet.Fence, runner_id: str, *, judge: Judge) -> list[domain.Generation]:
         """Declare a runner dead for ever, and end the attempts aboard; their generations, as they are now."""
@@ -124,7 +125,7 @@ class Attempts:
                 fence.pool,
                 runner_id,
             )
-            return [await _again(connection, row, poison.RUNNER_LOST, judge) for row in rows]
+            return [await self._again(connection, row, poison.RUNNER_LOST, judge) for row in rows]
 
     async def due(self, pool: str) -> list[Due]:
         """Running attempts of the pool that must end."""
@@ -151,6 +152,35 @@ class Attempts:
             [step.remaining_us for step in steps],
             [step.resumed_step for step in steps],
         )
+
+    async def _again(
+        self, connection: postgres.Connection, row: postgres.Row, reason: str, judge: Judge
+    ) -> domain.Generation:
+        generation = generations.read(row)
+        await _close(connection, generation, reason, resumed_step=generation.resumed_step)
+        verdict = judge(generation, row["solo"])
+        await connection.execute(
+            "UPDATE generation SET suspect = $2, solo_deaths = $3, suspensions = suspensions + $4 WHERE generation_id = $1",
+            generation.generation_id,
+            verdict.suspect,
+            verdict.solo_deaths,
+            int(verdict.forgiven),
+        )
+        if generation.cancel_requested:
+            return await generations.end(
+                connection, generation, generations.cancelled(generation, charging=self._charging)
+            )
+        if verdict.failure:
+            return await generations.end(connection, generation, _given_up(verdict.failure))
+        queued = await connection.fetchrow(
+            "UPDATE generation SET state = 'QUEUED', steps_done = coalesce((checkpoint ->> 'step')::int, 0),"
+            " expected_finish_at = NULL, pool = NULL, sequence = sequence + 1 WHERE generation_id = $1 RETURNING *",
+            generation.generation_id,
+        )
+        assert queued is not None, "its lock is held"
+        again = generations.read(queued)
+        await events.append(connection, generation_id=again.generation_id, sequence=again.sequence, state=again.state)
+        return again
 
 
 async def _record(
@@ -192,32 +222,6 @@ async def _record(
 def as_json(decision: fleet.Decision) -> dict[str, Any]:
     """A decision as `explain.decisions` reads it back."""
     return {**decision._asdict(), "candidates": [candidate._asdict() for candidate in decision.candidates]}
-
-
-async def _again(connection: postgres.Connection, row: postgres.Row, reason: str, judge: Judge) -> domain.Generation:
-    generation = generations.read(row)
-    await _close(connection, generation, reason, resumed_step=generation.resumed_step)
-    verdict = judge(generation, row["solo"])
-    await connection.execute(
-        "UPDATE generation SET suspect = $2, solo_deaths = $3, suspensions = suspensions + $4 WHERE generation_id = $1",
-        generation.generation_id,
-        verdict.suspect,
-        verdict.solo_deaths,
-        int(verdict.forgiven),
-    )
-    if generation.cancel_requested:
-        return await generations.end(connection, generation, generations.CANCELLED_BY_CALLER)
-    if verdict.failure:
-        return await generations.end(connection, generation, _given_up(verdict.failure))
-    queued = await connection.fetchrow(
-        "UPDATE generation SET state = 'QUEUED', steps_done = coalesce((checkpoint ->> 'step')::int, 0),"
-        " expected_finish_at = NULL, pool = NULL, sequence = sequence + 1 WHERE generation_id = $1 RETURNING *",
-        generation.generation_id,
-    )
-    assert queued is not None, "its lock is held"
-    again = generations.read(queued)
-    await events.append(connection, generation_id=again.generation_id, sequence=again.sequence, state=again.state)
-    return again
 
 
 def _given_up(failure: str) -> generations.End:

@@ -5,9 +5,11 @@ billing outcome in its caller's transaction, so that a finished generation has e
 """
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from darkroom import errors, postgres, pricing
+from darkroom.scheduler import price
 from darkroom.scheduler.domain import generation as domain
 from darkroom.scheduler.store import checkpoints, events, outbox, spending
 
@@ -45,6 +47,26 @@ DEADLINE_EXCEEDED = End(
     free_reason="DEADLINE_EXCEEDED",
     error={"reason": "DEADLINE_EXCEEDED", "message": "Its deadline passed before it was done.", "retryable": True},
 )
+
+
+def cancelled(
+    generation: domain.Generation, *, charging: Collection[str], usage: pricing.Quantities | None = None
+) -> End:
+    """How one ends by its caller or else its deadline: charged for used steps if its model is in `charging`, else free.
+
+    Without the `usage` that a runner tells, what the generation's checkpoint has counted was used.
+    """
+    ended = CANCELLED_BY_CALLER if generation.cancel_requested else DEADLINE_EXCEEDED
+    checkpoint = checkpoints.read(generation)
+    if (usage is None or not usage.steps) and checkpoint is not None:
+        usage = pricing.Quantities(**checkpoint.usage)
+    if usage is None:
+        return ended
+    if generation.model in charging and usage.steps:
+        rates = pricing.Rates(**generation.rates)
+        charge_nanos = price.charge_nanos(rates, usage, estimate_nanos=generation.estimate_nanos)
+        return ended._replace(usage=usage, charge_nanos=charge_nanos, free_reason="")
+    return ended._replace(usage=usage)
 
 
 def read(row: postgres.Row) -> domain.Generation:
@@ -91,10 +113,14 @@ async def end(connection: postgres.Connection, generation: domain.Generation, en
 
 
 class Generations:
-    """A tenant's view of its generations; another tenant's id is NotFound, as if there were none."""
+    """A tenant's view of its generations; another tenant's id is NotFound, as if there were none.
 
-    def __init__(self, database: postgres.Database) -> None:
+    Cancelled work of the models in `charging` is charged for used steps.
+    """
+
+    def __init__(self, database: postgres.Database, *, charging: Collection[str] = ()) -> None:
         self._database = database
+        self._charging = charging
 
     async def get(self, *, tenant_id: str, generation_id: str) -> domain.Generation:
         """Read one."""
@@ -130,7 +156,8 @@ class Generations:
                 raise errors.NotFound("generation", generation_id)
             generation = read(row)
             if generation.state is domain.State.QUEUED:
-                return await end(connection, generation, CANCELLED_BY_CALLER)
+                asked = dataclasses.replace(generation, cancel_requested=True)
+                return await end(connection, asked, cancelled(asked, charging=self._charging))
             if generation.state is domain.State.RUNNING:
                 await connection.execute(
                     "UPDATE generation SET cancel_requested = true WHERE generation_id = $1", generation_id
@@ -145,10 +172,8 @@ class Generations:
                 " ORDER BY tenant_id, generation_id LIMIT $1 FOR UPDATE SKIP LOCKED",
                 limit,
             )
-            return [
-                await end(connection, read(row), CANCELLED_BY_CALLER if row["cancel_requested"] else DEADLINE_EXCEEDED)
-                for row in rows
-            ]
+            waiting = map(read, rows)
+            return [await end(connection, one, cancelled(one, charging=self._charging)) for one in waiting]
 
     async def queued_by_tenant(self) -> dict[str, int]:
         """Count those that wait, by tenant."""
