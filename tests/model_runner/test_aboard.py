@@ -84,6 +84,22 @@ async def test_the_listing_comes_first_and_then_what_was_not_acknowledged(hand: 
     assert told(hand.open()) == ["listing"]
 
 
+async def test_every_owner_hears_of_the_newest_checkpoint_while_the_attempt_lives(hand: Hand) -> None:
+    owner = hand.open()
+    hand.aboard.keep(KEY, pb.Checkpoint(step=1))  # not aboard
+    hand.assign(owner)
+    for step in (2, 3):
+        hand.aboard.keep(KEY, pb.Checkpoint(key=messages.key_to(KEY), step=step))
+    assert told(owner) == ["listing", "accepted", "checkpoint", "checkpoint"]
+    following = hand.open()
+    following.queue.get_nowait()
+    again = following.queue.get_nowait()
+    assert isinstance(again, pb.WorkResponse)
+    assert again.checkpoint.step == 3
+    hand.complete()
+    assert told(hand.open()) == ["listing", "completed"]
+
+
 async def test_a_lower_epoch_is_refused_and_the_owner_stays(hand: Hand) -> None:
     owner = hand.open(epoch=7)
     with pytest.raises(errors.FailedPrecondition):

@@ -36,6 +36,7 @@ class Aboard:
         self._begin = begin
         self._live: dict[AttemptKey, Callable[[], None]] = {}
         self._outcomes: dict[AttemptKey, pb.WorkResponse] = {}
+        self._checkpoints: dict[AttemptKey, pb.WorkResponse] = {}  # the newest of what is live
         self._session: Session | None = None
         self._epoch_max = 0
         self._grace: asyncio.TimerHandle | None = None
@@ -64,8 +65,8 @@ class Aboard:
         self._session = Session(hello.stream_grace.ToTimedelta().total_seconds(), asyncio.Queue())
         live = [messages.key_to(key) for key in self._live]
         self.tell(pb.WorkResponse(listing=pb.Listing(runner_id=self.runner_id, live=live)))
-        for outcome in self._outcomes.values():
-            self.tell(outcome)
+        for message in (*self._checkpoints.values(), *self._outcomes.values()):
+            self.tell(message)
         self.stirred.set()
         return self._session
 
@@ -97,6 +98,12 @@ class Aboard:
         behind = self._session.queue.qsize() >= BEHIND_MAX
         if not (behind and response.WhichOneof("message") in PERISHABLE):
             self._session.queue.put_nowait(response)
+
+    def keep(self, key: AttemptKey, checkpoint: pb.Checkpoint) -> None:
+        """Tell where an attempt can be gone on with, and every owner that comes while it lives."""
+        if key in self._live:
+            self._checkpoints[key] = pb.WorkResponse(checkpoint=checkpoint)
+            self.tell(self._checkpoints[key])
 
     def end(self, key: AttemptKey, outcome: pb.WorkResponse) -> None:
         """An attempt ended: tell it, and keep it until the owner has committed it."""
@@ -162,6 +169,7 @@ class Aboard:
         self._note()
 
     def _note(self) -> None:
+        self._checkpoints = {key: told for key, told in self._checkpoints.items() if key in self._live}
         for event, is_so in ((self._idle, not self._live), (self._settled, not self._live and not self._outcomes)):
             if is_so:
                 event.set()

@@ -37,6 +37,13 @@ class Config(settings.Room):
     memory_bytes_max: int = settings.field(0, doc="for resident models; 0 means 0.8 of the device's memory", low=0)
     adapters_resident_max: int = settings.field(32, doc="LoRAs kept on the device for each model", low=1, high=65_536)
 
+    checkpoint_interval_s: float = settings.field(
+        30.0, doc="between two checkpoints of an attempt that runs so long; 0 makes none", low=0, high=86_400
+    )
+    checkpoint_retention_s: float = settings.field(
+        86_400.0, doc="how long media_store keeps a checkpoint that nobody deletes", low=60, high=31_536_000
+    )
+
     # adapters on this machine
     cache_dir: str = settings.field("", doc="directory of fetched adapters; empty: one that goes with the process")
     cache_bytes_max: int = settings.field(4 << 30, doc="adapters kept there, beside those in use", low=0)

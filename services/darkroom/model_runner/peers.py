@@ -7,6 +7,7 @@ that is away for some seconds, as for a restart, is waited for: the work before 
 import asyncio
 import collections
 import contextlib
+import datetime
 import hashlib
 import os
 import secrets
@@ -60,7 +61,7 @@ class Scheduler:
 
 
 class Media:
-    """MediaService, for artifacts."""
+    """MediaService, for artifacts and checkpoints."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = media_service_pb2_grpc.MediaServiceStub(channel)
@@ -78,8 +79,26 @@ class Media:
             size_bytes=len(output.data),
             width=output.width,
             height=output.height,
+            duration_us=output.duration_us,
             seed=output.seed,
         )
+
+    @_patient
+    async def keep(self, data: bytes, capability: str, *, retention_s: float) -> str:
+        """Store a checkpoint for a while; its id."""
+        digest = await asyncio.to_thread(hashlib.sha256, data)
+        with _translated():
+            parts = _parts(data, digest.hexdigest(), retention_s=retention_s)
+            answer = await self._stub.PutMedia(parts, metadata=_bearer(capability))
+        return answer.media.media_id
+
+    @_patient
+    async def read(self, media_id: str, capability: str) -> bytes:
+        """A piece's bytes; NotFound if it is gone, or another tenant's."""
+        request = media_service_pb2.ReadMediaRequest(media_id=media_id)
+        with _translated():
+            answers = self._stub.ReadMedia(request, metadata=_bearer(capability))
+            return b"".join([answer.chunk async for answer in answers])
 
 
 class AdapterFile(NamedTuple):
@@ -189,8 +208,12 @@ class Adapters:
         return sorted(found)
 
 
-async def _parts(data: bytes, sha256: str) -> AsyncIterator[media_service_pb2.PutMediaRequest]:
+async def _parts(
+    data: bytes, sha256: str, *, retention_s: float | None = None
+) -> AsyncIterator[media_service_pb2.PutMediaRequest]:
     header = media_service_pb2.PutMediaHeader(sha256=sha256, size_bytes=len(data))
+    if retention_s is not None:
+        header.retention.FromTimedelta(datetime.timedelta(seconds=retention_s))
     yield media_service_pb2.PutMediaRequest(header=header)
     for start in range(0, len(data), CHUNK_BYTES):
         yield media_service_pb2.PutMediaRequest(chunk=data[start : start + CHUNK_BYTES])
