@@ -251,7 +251,7 @@ def test_bfloat16_weights_compute_in_float32(specs: Any, make_job: Any, tmp_path
     pipeline = diffusers.FluxPipeline.from_pretrained(tmp_path, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     model, job = load(halved), make_job("1")
-    assert {parameter.dtype for parameter in model._transformer.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in model._pipeline.transformer.parameters()} == {torch.float32}
     assert distance(paint(model, job)[0], reference(pipeline, job)[0]) <= TOLERANCE
 
 

@@ -65,7 +65,7 @@ def load(module: Any, model: ModelSpec, **options: Any) -> Any:
 
 def run(model: Family, states: list[State], *, arrivals: Sequence[int] = ()) -> list[State]:
     """Step states with one batch key, each until its own end; those with an arrival join the batch at that turn."""
-    turns = itertools.zip_longest(arrivals or [0] * len(states), [state.steps_total for state in states])
+    turns = itertools.zip_longest(arrivals or [0] * len(states), [state.steps_total - state.step for state in states])
     spans = [range(arrival, arrival + steps) for arrival, steps in turns]
     for turn in range(max(span.stop for span in spans)):
         going = [index for index, span in enumerate(spans) if turn in span]

@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 import diffusers
 import torch
 from diffusers.pipelines.flux import pipeline_flux
-from torch import Tensor
+from torch import Tensor, nn
 
-from darkroom.model_runner.engine import adapters, embeddings, errors, samplers
-from darkroom.model_runner.engine.families import Medium, flux_latents
-from darkroom.model_runner.engine.job import Guidance, Job, ModelSpec
+from darkroom.model_runner.engine import adapters, embeddings, errors, samplers, step_cache, tiers
+from darkroom.model_runner.engine.families import flux_latents
+from darkroom.model_runner.engine.job import Guidance, Job, Medium, ModelSpec
 from darkroom.model_runner.engine.state import BatchKey, Predictions, State
 
 _KINDS: Mapping[str, flux_latents.Kind] = {
@@ -70,10 +70,9 @@ class Flux:
         self._guidance: Guidance = spec.guidance
         self._kind = kind
         self._pipeline = pipeline
-        self._transformer = pipeline.transformer.eval()
+        self._tiers = tiers.Tiers(pipeline.transformer.eval())
         self._latents = flux_latents.Latents(pipeline)
         self._device: torch.device = pipeline.transformer.device
-        self._dtype: torch.dtype = pipeline.transformer.dtype
         self._embeddings = embeddings
         self.bank = adapters.Bank(pipeline.transformer, resident_max=adapters_resident_max)
 
@@ -89,6 +88,7 @@ class Flux:
         plan = self._plan(job).after(flux_latents.first_step(job, task))
         if self._guidance == "embedded":
             text["guidance"] = torch.tensor(job.guidance_scale, device=self._device)
+        tier = self._tiers.granted(job)
         states = []
         for seed in job.seeds:
             generator = torch.Generator("cpu").manual_seed(seed)
@@ -101,6 +101,7 @@ class Flux:
                         (job.width, job.height),
                         job.max_sequence_length,
                         self._is_guided(job),
+                        tiers.precision(tier),
                     ),
                     seed=seed,
                     step=0,
@@ -110,25 +111,29 @@ class Flux:
                     conditioning=text | start.conditioning,
                     adapters=job.adapters,
                     noise_rng=generator.get_state() if plan.draws_noise else None,
-                    tier=job.tier,
+                    tier=tier,
                 )
             )
         return states
 
     def denoise(self, states: Sequence[State]) -> Predictions:
+        """Predict as the rows' tier has it."""
+        return self._tiers.denoise(states, self._forward)
+
+    def _forward(self, transformer: nn.Module, states: Sequence[State]) -> Predictions:
         """One forward over [rows, tokens, channels]; a guided batch stacks its negative prompts below its prompts."""
         prefixes = ("", "negative_") if states[0].batch_key.guided else ("",)
-        copies = len(prefixes)
+        copies, dtype = len(prefixes), next(transformer.parameters()).dtype
         timesteps = torch.tensor([state.plan.timesteps[state.step] for state in states], device=self._device)
         guidance = torch.cat([_stack(states, "guidance")] * copies) if self._guidance == "embedded" else None
         with self.bank.applied([state.adapters for state in states] * copies):
-            predicted: Tensor = self._transformer(
-                hidden_states=torch.cat([self._inputs(states)] * copies).to(self._dtype),
-                timestep=(timesteps.to(self._dtype) / 1000).repeat(copies),
+            predicted: Tensor = transformer(
+                hidden_states=torch.cat([self._inputs(states)] * copies).to(dtype),
+                timestep=(timesteps.to(dtype) / 1000).repeat(copies),
                 guidance=guidance,
-                pooled_projections=torch.cat([_stack(states, prefix + "pooled") for prefix in prefixes]),
-                encoder_hidden_states=torch.cat([_stack(states, prefix + "text") for prefix in prefixes]),
-                txt_ids=torch.zeros(states[0].batch_key.text_tokens, 3, device=self._device, dtype=self._dtype),
+                pooled_projections=torch.cat([_stack(states, prefix + "pooled") for prefix in prefixes]).to(dtype),
+                encoder_hidden_states=torch.cat([_stack(states, prefix + "text") for prefix in prefixes]).to(dtype),
+                txt_ids=torch.zeros(states[0].batch_key.text_tokens, 3, device=self._device, dtype=dtype),
                 img_ids=states[0].conditioning["image_ids"],
                 return_dict=False,
             )[0][:, : len(states[0].latents)]
@@ -138,7 +143,8 @@ class Flux:
 
     def advance(self, states: Sequence[State], predictions: Predictions) -> list[State]:
         """Take the sampler's step; then rows that inpaint get back what they keep of their picture."""
-        return [flux_latents.restored(state) for state in samplers.advance(states, predictions)]
+        moved = [flux_latents.restored(state) for state in samplers.advance(states, predictions)]
+        return step_cache.keep(moved, predictions)
 
     def decode(self, states: Sequence[State]) -> list[Tensor]:
         """Make pictures of finished states with equal batch keys."""

@@ -1,0 +1,43 @@
+import pytest
+import torch
+
+from darkroom.model_runner.engine import quantize
+
+
+def test_a_cpu_with_bfloat16_arithmetic_has_a_copy_of_float32_weights_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert quantize.is_possible(cpu, torch.float32)
+    assert not quantize.is_possible(cpu, torch.bfloat16)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    assert not quantize.is_possible(cpu, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("capability", "installed", "dtype", "possible"),
+    [
+        ((9, 0), True, torch.bfloat16, True),
+        ((8, 9), True, torch.float16, True),
+        ((8, 6), True, torch.bfloat16, False),
+        ((9, 0), False, torch.bfloat16, False),
+        ((9, 0), True, torch.float32, False),
+    ],
+)
+def test_cuda_needs_fp8_arithmetic_and_torchao(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], installed: bool, dtype: torch.dtype, possible: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if installed else None)
+    assert quantize.is_possible(torch.device("cuda:0"), dtype) is possible
+
+
+def test_a_copy_computes_nearly_the_same_and_leaves_its_original_alone() -> None:
+    torch.manual_seed(0)
+    original = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.SiLU(), torch.nn.Linear(8, 8))
+    given = torch.randn(4, 8)
+    with torch.inference_mode():
+        before = original(given)
+        copied = quantize.lighter(original)(given.to(torch.bfloat16))
+        assert torch.equal(original(given), before)
+    assert copied.dtype == torch.bfloat16
+    assert torch.allclose(copied.float(), before, atol=0.02)
