@@ -38,6 +38,13 @@ def test_a_curve_splits_what_latents_hold() -> None:
     np.testing.assert_allclose(flow.alpha + flow.sigma, 1.0)
 
 
+def test_training_timesteps_split_what_latents_hold() -> None:
+    scheduler = diffusers.DDIMScheduler(set_alpha_to_one=False)
+    alpha, sigma = levels.split(scheduler, np.array([999, 0, -20]))
+    np.testing.assert_allclose(alpha**2, scheduler.alphas_cumprod[[999, 0, 0]])
+    np.testing.assert_allclose(alpha**2 + sigma**2, 1.0)
+
+
 @pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction"])
 def test_a_true_prediction_shows_the_clean_picture(kind: str) -> None:
     clean, noise, alpha, sigma = 2.0, -3.0, 0.8, 0.6

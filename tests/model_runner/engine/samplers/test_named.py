@@ -12,10 +12,10 @@ from tests.model_runner.engine.samplers import parity
 def test_every_name_has_a_plan(name: str) -> None:
     plan = samplers.plan(name, 4, config={"shift": 1.0} if name == "flow_euler" else parity.STABLE_DIFFUSION)
     assert plan.sampler == name
-    assert plan.steps == 4
-    assert plan.matrices.shape == (4, 1 + plan.history, 3 + plan.history)
+    assert plan.steps == (5 if name == "pndm" else 4)
+    assert plan.matrices.shape == (plan.steps, 1 + plan.history, 3 + plan.history)
     assert plan.matrices.dtype == np.float64
-    assert plan.noising.shape == (4, 2)
+    assert plan.noising.shape == (plan.steps, 2)
 
 
 def test_an_unknown_name_is_refused_with_those_there_are() -> None:
@@ -35,6 +35,7 @@ def test_an_unknown_name_is_refused_with_those_there_are() -> None:
         (diffusers.DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++"), "dpmpp_2m_sde"),
         (diffusers.UniPCMultistepScheduler(), "unipc"),
         (diffusers.LCMScheduler(), "lcm"),
+        (diffusers.PNDMScheduler(skip_prk_steps=True), "pndm"),
         (diffusers.PNDMScheduler(), "ddim"),
         (diffusers.FlowMatchHeunDiscreteScheduler(), "flow_euler"),
     ],

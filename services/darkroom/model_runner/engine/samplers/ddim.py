@@ -18,8 +18,8 @@ def ddim(request: levels.Request) -> Plan:
     scheduler = _schedule(diffusers.DDIMScheduler, request)
     timesteps = scheduler.timesteps.numpy()
     stride = scheduler.config["num_train_timesteps"] // scheduler.num_inference_steps
-    alpha, sigma = _split(_kept(scheduler, timesteps))
-    alpha_next, sigma_next = _split(_kept(scheduler, timesteps - stride))
+    alpha, sigma = levels.split(scheduler, timesteps)
+    alpha_next, sigma_next = levels.split(scheduler, timesteps - stride)
     kind = scheduler.config["prediction_type"]
     a, b = levels.clean(request, kind, alpha=alpha, sigma=sigma)
     c, d = (1 - alpha * a) / sigma, -alpha * b / sigma  # noise = (latents - alpha * clean) / sigma
@@ -31,7 +31,7 @@ def lcm(request: levels.Request) -> Plan:
     """Return the steps of a latent consistency model, https://arxiv.org/abs/2310.04378; the last adds no noise."""
     scheduler = _schedule(diffusers.LCMScheduler, request)
     timesteps = scheduler.timesteps.numpy()
-    alpha, sigma = _split(_kept(scheduler, timesteps))
+    alpha, sigma = levels.split(scheduler, timesteps)
     a, b = levels.clean(request, scheduler.config["prediction_type"], alpha=alpha, sigma=sigma)
     scaled = timesteps * scheduler.config["timestep_scaling"]
     skip, out = 0.25 / (scaled**2 + 0.25), scaled / np.sqrt(scaled**2 + 0.25)
@@ -49,19 +49,6 @@ def _schedule(scheduler_class: type, request: levels.Request) -> Any:
     return levels.schedule(scheduler_class, request, overrides={"clip_sample": False})
 
 
-def _kept(scheduler: Any, timesteps: Any) -> Table:
-    """Return alphas_cumprod at these timesteps, and the final one after the last."""
-    table = scheduler.alphas_cumprod.double().numpy()
-    kept: Table = np.where(
-        timesteps >= 0, table[np.maximum(timesteps, 0)], scheduler.final_alpha_cumprod.double().item()
-    )
-    return kept
-
-
-def _split(kept: Table) -> tuple[Table, Table]:
-    return np.sqrt(kept), np.sqrt(1 - kept)
-
-
 def _plan(request: levels.Request, scheduler: Any, rows: Table) -> Plan:
     timesteps = scheduler.timesteps.numpy()
     return Plan(
@@ -70,5 +57,5 @@ def _plan(request: levels.Request, scheduler: Any, rows: Table) -> Plan:
         input_scales=(1.0,) * len(timesteps),
         matrices=rows[:, None, :],
         noise_scale=1.0,
-        noising=np.stack(_split(_kept(scheduler, timesteps)), axis=-1),
+        noising=np.stack(levels.split(scheduler, timesteps), axis=-1),
     )

@@ -130,6 +130,16 @@ def curve(levels: Levels) -> Curve:
     return Curve(alpha, sigma, np.log(alpha) - np.log(sigma))
 
 
+def split(scheduler: Any, timesteps: Any) -> tuple[Table, Table]:
+    """Return how much picture and noise latents hold at training timesteps, of a scheduler that counts in those.
+
+    Below 0 lies what the scheduler takes for the end.
+    """
+    table, final = scheduler.alphas_cumprod.double().numpy(), scheduler.final_alpha_cumprod.double().item()
+    kept = np.where(timesteps >= 0, table[np.clip(timesteps, 0, len(table) - 1)], final)
+    return np.sqrt(kept), np.sqrt(1 - kept)
+
+
 def clean(request: Request, prediction_type: str, *, alpha: Any, sigma: Any) -> tuple[Any, Any]:
     """Return (a, b): latents that hold `alpha` picture and `sigma` noise show a * latents + b * prediction."""
     ones = np.ones_like(alpha)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from darkroom.model_runner.engine import errors
-from darkroom.model_runner.engine.samplers import ddim, dpmpp, euler, levels, unipc
+from darkroom.model_runner.engine.samplers import ddim, dpmpp, euler, levels, pndm, unipc
 from darkroom.model_runner.engine.samplers.plan import Plan
 
 _PLANS: Mapping[str, Callable[[levels.Request], Plan]] = {
@@ -22,6 +22,7 @@ _PLANS: Mapping[str, Callable[[levels.Request], Plan]] = {
     "dpmpp_2m_sde": dpmpp.dpmpp_2m_sde,
     "unipc": unipc.unipc,
     "lcm": ddim.lcm,
+    "pndm": pndm.pndm,
 }
 NAMES = tuple(_PLANS)
 """What a request may ask for."""
@@ -62,10 +63,12 @@ def plan(
 def default_name(config: levels.Config) -> str:
     """Return the sampler that a model was saved with, as `from_pretrained` read its scheduler's configuration.
 
-    Schedulers that no sampler here equals (PNDM, DDPM and others) become `ddim`, which reads the same table of betas, or
+    Schedulers that no sampler here equals (DDPM and others) become `ddim`, which reads the same table of betas, or
     `flow_euler` for a flow-matching model.
     """
     kind = config.get("_class_name", "")
+    if kind == "PNDMScheduler" and config["skip_prk_steps"]:
+        return "pndm"
     if kind == "DPMSolverMultistepScheduler" and str(config["algorithm_type"]).endswith("dpmsolver++"):
         if config["algorithm_type"].startswith("sde"):
             return "dpmpp_2m_sde"
