@@ -1,20 +1,32 @@
-"""What one denoising step of a batch costs, as measured.
+"""What one denoising step of a batch costs, as measured, and how many rows pay off.
 
-In: the busy time of every slice, from the engine. Out: a table of moving averages, one row for each (model, size,
-guidance, rows), for heartbeats, estimates and (later) the decision to batch.
+In: the busy time of every step, from the engine. Out: a table of moving averages, one line for each (model, size,
+guidance, rows), for heartbeats and estimates; and the number of rows to run together: another row joins while the batch
+becomes longer by less than a lone row's step. Sizes of batches that were never run are tried by doubling, and what the
+table says against them is measured again from time to time. Next: `batch` uses the number.
 """
 
+import json
+from collections.abc import Iterable
 from typing import NamedTuple
 
-_FASTER_WEIGHT = 0.2
-"""Of a slice that was faster than the average: ten of them forget 90 % of a cold start."""
+_FASTER_WEIGHT = 0.5
+"""Of a step that was faster than the average: nothing makes a step faster than the device can, so it counts."""
 
 _SLOWER_WEIGHT = 0.02
 """Of a slower one: the table tells what the device can do, `slowdown` tells what others on it take away meanwhile."""
 
+_SLOWDOWN_WEIGHT = 0.2
+
+_BELIEVED = 3
+"""A number is believed after so many measurements: the first was perhaps a cold start, another disturbed."""
+
+_AGAIN_STEPS = 200
+"""After so many steps of a shape, what decides its batches is measured again: 0.5 % of the work, should it be in vain."""
+
 
 class Shape(NamedTuple):
-    """What makes two slices cost the same."""
+    """What makes two steps cost the same."""
 
     model: str
     size: str
@@ -22,37 +34,124 @@ class Shape(NamedTuple):
     guided: bool
     """Two predictions a row, with and without the prompt."""
     rows: int
+    variant: str = ""
+    """What else makes them differ: the family's task, the weights' precision."""
 
 
 class StepCost(NamedTuple):
-    """One row of the table: a step of the whole batch, not of a row."""
+    """One line of the table: a step of the whole batch, not of a row."""
 
     shape: Shape
     step_us: int
     measured: int
-    """Number of slices behind the average."""
+    """Number of steps behind the average."""
+
+
+class _Curve:
+    """The costs of one kind of row, by how many run together."""
+
+    def __init__(self) -> None:
+        self.costs: dict[int, StepCost] = {}
+        self.steps = 0
+        self._seen_at: dict[int, int] = {}
+
+    def observe(self, shape: Shape, took_us: int, *, slowdown: float) -> int:
+        """Add a measurement; return what was expected, or would have been, were the device not as slow as of late."""
+        self.steps += 1
+        self._seen_at[shape.rows] = self.steps
+        known = self.costs.get(shape.rows) or StepCost(shape, max(round(took_us / slowdown), 1), 0)
+        step_us = known.step_us + _weight(known, took_us) * (took_us - known.step_us)
+        self.costs[shape.rows] = StepCost(shape, max(round(step_us), 1), known.measured + 1)
+        return known.step_us
+
+    def rows_worth(self, available: int) -> int:
+        """Return how many of `available` rows to run together."""
+        if 1 not in self.costs or self.costs[1].measured < _BELIEVED or self._is_stale(1):
+            return 1
+        lone_us, good, bad = self.costs[1].step_us, 1, 0
+        for rows in sorted(self.costs)[1:]:
+            longer_us = self.costs[rows].step_us - self.costs[good].step_us
+            if longer_us < (rows - good) * lone_us:
+                good, bad = rows, 0
+            elif self.costs[rows].measured >= _BELIEVED and not self._is_stale(rows):
+                bad = bad or rows
+        return min(available, good if bad else good * 2)
+
+    def cost_us(self, rows: int) -> float:
+        """Return what a step of so many rows takes, between and beyond the measured ones along straight lines."""
+        known = sorted(self.costs)
+        below = max((size for size in known if size <= rows), default=known[0])
+        above = min((size for size in known if size >= rows), default=known[-1])
+        below_us, above_us = self.costs[below].step_us, self.costs[above].step_us
+        if below < above:
+            return below_us + (above_us - below_us) * (rows - below) / (above - below)
+        return below_us * max(rows / below, 1.0)
+
+    def _is_stale(self, rows: int) -> bool:
+        return self.steps - self._seen_at.get(rows, 0) >= _AGAIN_STEPS
 
 
 class Table:
-    """Moving averages of slices; belongs to one thread."""
+    """Moving averages of steps; belongs to one thread."""
 
-    def __init__(self) -> None:
-        self._rows: dict[Shape, StepCost] = {}
+    def __init__(self, costs: Iterable[StepCost] = ()) -> None:
+        """Begin with what an earlier process measured."""
+        self._curves: dict[Shape, _Curve] = {}
         self._slowdown = 1.0
+        for cost in costs:
+            self._curve(cost.shape).costs[cost.shape.rows] = cost
 
     def observe(self, shape: Shape, took_us: int) -> None:
-        """Add one slice of one step."""
-        known = self._rows.get(shape, StepCost(shape, took_us, 0))
-        weight = _FASTER_WEIGHT if took_us < known.step_us else _SLOWER_WEIGHT
-        step_us = round(known.step_us + weight * (took_us - known.step_us))
-        self._rows[shape] = StepCost(shape, step_us, known.measured + 1)
-        self._slowdown += _FASTER_WEIGHT * (took_us / max(known.step_us, 1) - self._slowdown)
+        """Add one step."""
+        expected_us = self._curve(shape).observe(shape, took_us, slowdown=self.slowdown)
+        self._slowdown += _SLOWDOWN_WEIGHT * (took_us / max(expected_us, 1) - self._slowdown)
 
     @property
     def slowdown(self) -> float:
-        """Return how much longer slices take of late than the table says, at least 1.0."""
+        """Return how much longer steps take of late than the table says, at least 1.0."""
         return max(self._slowdown, 1.0)
+
+    def rows_worth(self, shape: Shape, available: int) -> int:
+        """Return how many of `available` rows like `shape` (whose own `rows` do not count) to run together."""
+        return self._curve(shape).rows_worth(available)
+
+    def rows_unhurried(self, shape: Shape, rows: int, *, slower_max: float) -> int:
+        """Return how many rows take at most `slower_max` times as long as `rows` do; at least `rows`."""
+        curve = self._curve(shape)
+        if not curve.costs:
+            return rows
+        limit_us, more = curve.cost_us(rows) * slower_max, rows
+        while more < rows * 64 and curve.cost_us(more + 1) <= limit_us:
+            more += 1
+        return more
 
     def snapshot(self) -> tuple[StepCost, ...]:
         """Return the table as it is now."""
-        return tuple(self._rows.values())
+        return tuple(cost for curve in self._curves.values() for cost in curve.costs.values())
+
+    def _curve(self, shape: Shape) -> _Curve:
+        return self._curves.setdefault(shape._replace(rows=0), _Curve())
+
+
+def _weight(known: StepCost, took_us: int) -> float:
+    if took_us >= known.step_us:
+        return _SLOWER_WEIGHT
+    return _FASTER_WEIGHT if known.measured >= _BELIEVED else 1.0
+
+
+def dump(costs: Iterable[StepCost], *, device: str, revisions: dict[str, str]) -> str:
+    """Return the costs as text for a file: they hold for this device, and for these revisions of the models."""
+    lines = [[*cost.shape, cost.step_us, cost.measured] for cost in costs if cost.shape.model in revisions]
+    return json.dumps({"device": device, "revisions": revisions, "costs": lines}, indent=0)
+
+
+def load(text: str, *, device: str, revisions: dict[str, str]) -> list[StepCost]:
+    """Return those costs of a file that hold here; ValueError if it is not such a file."""
+    try:
+        saved = json.loads(text)
+        if saved["device"] != device:
+            return []
+        costs = [StepCost(Shape(*line[:-2]), int(line[-2]), int(line[-1])) for line in saved["costs"]]
+        return [cost for cost in costs if saved["revisions"][cost.shape.model] == revisions.get(cost.shape.model)]
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"not a file of step costs ({error})") from error

@@ -3,8 +3,9 @@
 In: jobs whose prompt says what goes wrong, and where. Out: states, and `forwards`, which batch ran in each step.
 """
 
+import concurrent.futures
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from darkroom.model_runner import step_cost
 from darkroom.model_runner.engine import adapters, errors, revision, samplers
 from darkroom.model_runner.engine.families import Medium
 from darkroom.model_runner.engine.job import Job, ModelSpec
@@ -30,10 +32,38 @@ def plan(steps: int) -> samplers.Plan:
     )
 
 
+class Clock:
+    """A clock that only moves when it is told to, and remembers for how long work was done."""
+
+    def __init__(self) -> None:
+        self.now_us = self.worked_us = 0
+
+    def __call__(self) -> int:
+        return self.now_us
+
+    def work(self, us: int) -> None:
+        """Let work take so long."""
+        self.now_us += us
+        self.worked_us += us
+
+
+class Inline(concurrent.futures.Executor):
+    """Does what it is given at once, on the caller's thread."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
 class Counting:
     """`Counting.load` is what a family's `load` is; `forwards` lists, for each forward, the seeds in the batch."""
 
     medium: Medium = "image"
+    samples_per_second = 0
 
     def __init__(self) -> None:
         self.bank = adapters.Bank(torch.nn.Module(), resident_max=1)
@@ -42,13 +72,18 @@ class Counting:
         self.decoded: list[list[int]] = []
         self.broken: dict[int, Exception] = {}
         self.batch_max = 1000
+        self.clock = Clock()
+        self.step_us: Callable[[int], int] = lambda rows: 1000 + 10 * rows
+        """How long a step takes, by its rows: batches pay off."""
 
     def load(self, spec: ModelSpec, **_: Any) -> "Counting":
+        self.clock.work(7000)
         return self
 
     def prepare(self, jobs: Sequence[Job]) -> list[list[State]]:
         """A prompt of `nan` makes latents that are none, one of `bad` is refused."""
         self.prepared.append([job.key for job in jobs])
+        self.clock.work(100 + len(jobs))
         if any(job.prompt == "bad" for job in jobs):
             raise errors.BadRequest("prompt: this one is refused")
         return [[_state(job, seed) for seed in job.seeds] for job in jobs]
@@ -56,6 +91,7 @@ class Counting:
     def denoise(self, states: Sequence[State]) -> Predictions:
         """Fail for a seed in `broken`, and for batches larger than `batch_max`, as a device without memory does."""
         self.forwards.append([state.seed for state in states])
+        self.clock.work(self.step_us(len(states)))
         if len(states) > self.batch_max:
             raise torch.OutOfMemoryError("CUDA out of memory")
         for state in states:
@@ -71,6 +107,7 @@ class Counting:
 
     def decode(self, states: Sequence[State]) -> list[Tensor]:
         self.decoded.append([state.seed for state in states])
+        self.clock.work(200 + len(states))
         width, height = states[0].batch_key.size
         return [(state.latents / 255).expand(3, height, width) for state in states]
 
@@ -86,6 +123,17 @@ def _state(job: Job, seed: int) -> State:
         conditioning={},
         adapters=job.adapters,
     )
+
+
+def costs() -> list[step_cost.StepCost]:
+    """Return the costs of its steps as if they had been measured before."""
+    return [
+        step_cost.StepCost(step_cost.Shape(model, size, guided, rows, "text"), 1000 + 10 * rows, 10)
+        for model in ("counting", "other")
+        for size in ("32x32", "64x32")
+        for guided in (False, True)
+        for rows in (1, 2, 4, 8, 16)
+    ]
 
 
 def spec(path: Path, **changes: Any) -> ModelSpec:

@@ -24,6 +24,6 @@ def test_usage_counts_steps_and_finished_images(make_job: Any) -> None:
     generation.stepped(0, 4)
     generation.stepped(1, 3)
     generation.outputs[0] = Output(b"", "image/png", 32, 16, 1)
-    generation.denoise_us, generation.decode_us = 70, 7
+    generation.busy_us |= {"denoise": 70, "decode": 7}
     usage = generation.usage()
     assert (usage.steps, usage.images, usage.pixels, usage.device_time_us) == (7, 1, 512, 77)

@@ -4,64 +4,135 @@ from typing import Any
 
 import pytest
 
-from darkroom.model_runner.engine import errors
-from darkroom.model_runner.engine.families import FAMILIES, flux
+from darkroom.model_runner.engine import errors, revision
 from darkroom.model_runner.engine.job import EngineConfig
 from darkroom.model_runner.engine.residency import Residency
+from tests.model_runner.engine import counting
 
 
-def make(specs: Any, **config: Any) -> Residency:
-    return Residency(EngineConfig(**config), list(specs.values()), FAMILIES)
+class House:
+    """A residency of four models of one byte each, whose loads take as long as `slow` says."""
+
+    def __init__(self, path: Path, memory_bytes_max: int = 2, **changes: Any) -> None:
+        self.clock = counting.Clock()
+        self.slow = {"a": 10, "b": 10, "c": 10, "d": 100}
+        self.loads: list[str] = []
+        self.error: Exception | None = None
+        specs = [counting.spec(path, **({"name": name} | changes)) for name in self.slow]
+        self.residency = Residency(
+            EngineConfig(memory_bytes_max=memory_bytes_max),
+            specs,
+            {"counting": self.load},
+            pool=counting.Inline(),
+            now_us=self.clock,
+            wake=lambda: None,
+        )
+
+    def load(self, spec: Any, **_: Any) -> counting.Counting:
+        self.loads.append(spec.name)
+        self.clock.work(self.slow[spec.name])
+        if self.error:
+            error, self.error = self.error, None
+            raise error
+        return counting.Counting()
+
+    def use(self, *names: str, in_use: frozenset[str] = frozenset()) -> None:
+        for name in names:
+            if not self.residency.has(name):
+                assert self.residency.can_load(name, in_use=in_use)
+                self.residency.load(name, in_use=in_use)
+            self.residency.use(name)
+            self.clock.work(1)
 
 
-def test_loads_on_demand_and_keeps(specs: Any) -> None:
-    residency = make(specs)
-    assert not residency.has("true_cfg")
-    family = residency.get("true_cfg", in_use=set())
-    assert isinstance(family, flux.Flux)
-    assert residency.get("true_cfg", in_use=set()) is family
-    assert residency.models == ("true_cfg",)
+def test_loads_on_demand_keeps_and_tells_how_long_it_took(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    assert not house.residency.has("a")
+    house.use("a", "d", "a")
+    assert house.loads == ["a", "d"]
+    assert house.residency.load_us == {"a": 10, "d": 100}
+    assert house.residency.models == ("d", "a")
 
 
-def test_the_longest_unused_leaves_for_another(specs: Any) -> None:
-    residency = make(specs, memory_bytes_max=2_000_000)
-    for name in ("true_cfg", "embedded", "true_cfg", "none"):
-        residency.get(name, in_use=set())
-    assert residency.models == ("true_cfg", "none")
+def test_the_longest_unused_leaves_for_another(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.use("a", "b", "a", "c")
+    assert house.residency.models == ("a", "c")
 
 
-def test_what_is_in_use_stays_and_the_other_waits(specs: Any) -> None:
-    residency = make(specs, memory_bytes_max=1_000_000)
-    residency.get("true_cfg", in_use=set())
-    assert residency.must_wait("none", in_use={"true_cfg"})
-    assert not residency.must_wait("none", in_use=set())
-    assert not residency.must_wait("true_cfg", in_use={"true_cfg"})
-    residency.get("none", in_use=set())
-    assert residency.models == ("none",)
+def test_what_costs_much_to_have_again_stays_longer(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.use("d", "a")
+    house.clock.work(50)
+    house.use("b")
+    assert set(house.residency.models) == {"d", "b"}  # d was used earlier than a, but is ten times as dear
+    house.clock.work(100_000)
+    house.use("b", "a")
+    assert set(house.residency.models) == {"b", "a"}
 
 
-def test_a_model_too_big_for_the_runner_is_refused_at_once(specs: Any) -> None:
-    residency = make(specs, memory_bytes_max=999_999)
-    assert not residency.must_wait("none", in_use={"true_cfg"})
+def test_what_is_in_use_leaves_last_and_not_before_it_paid_off(tmp_path: Path) -> None:
+    house = House(tmp_path, memory_bytes_max=1)
+    house.use("a")
+    assert not house.residency.can_load("b", in_use={"a"})
+    assert house.residency.can_load("b", in_use=set())
+    house.clock.work(40)
+    assert house.residency.can_load("b", in_use={"a"})
+    house.use("b", in_use=frozenset({"a"}))
+    assert house.residency.models == ("b",)
+
+
+def test_a_model_too_big_for_the_runner_is_refused_at_once(tmp_path: Path) -> None:
+    house = House(tmp_path, memory_bytes=3)
+    assert house.residency.can_load("a", in_use={"b"})
     with pytest.raises(errors.LoadFailed, match="more than this runner has"):
-        residency.get("none", in_use=set())
+        house.residency.load("a", in_use=set())
 
 
-def test_other_weights_than_the_entry_says_are_refused(specs: Any) -> None:
-    changed = dataclasses.replace(specs["none"], revision="sha256:" + "0" * 64)
-    with pytest.raises(errors.LoadFailed, match="not those of its catalogue entry"):
-        make({"none": changed}).get("none", in_use=set())
+def test_other_weights_than_the_entry_says_are_refused(tmp_path: Path) -> None:
+    house = House(tmp_path, revision="sha256:" + "0" * 64)
+    for _ in range(2):  # and looked at again the next time
+        with pytest.raises(errors.LoadFailed, match="not those of its catalogue entry"):
+            house.use("a")
+    assert house.loads == []
 
 
-@pytest.mark.parametrize("changes", [{"family": "sdxl"}, {"name": "other"}])
-def test_a_model_not_served_is_refused(specs: Any, changes: Any) -> None:
-    with pytest.raises(errors.LoadFailed, match="does not serve"):
-        make({"none": dataclasses.replace(specs["none"], **changes)}).get("none", in_use=set())
+def test_a_model_not_served_is_refused(tmp_path: Path) -> None:
+    for house, name in ((House(tmp_path, family="sdxl"), "a"), (House(tmp_path), "other")):
+        assert house.residency.can_load(name, in_use=set())
+        with pytest.raises(errors.LoadFailed, match="does not serve"):
+            house.residency.load(name, in_use=set())
 
 
-def test_an_empty_directory_is_refused(specs: Any, tmp_path: Path) -> None:
-    from darkroom.model_runner.engine import revision
-
-    empty = dataclasses.replace(specs["none"], path=tmp_path, revision=revision.digest(tmp_path))
+def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.error = OSError("no such file")
     with pytest.raises(errors.LoadFailed, match="could not be loaded"):
-        make({"none": empty}).get("none", in_use=set())
+        house.use("a")
+
+
+def test_short_memory_makes_idle_models_leave_and_is_tried_once_more(tmp_path: Path) -> None:
+    house = House(tmp_path, memory_bytes_max=9)
+    house.use("a", "b")
+    house.error = MemoryError()
+    house.use("c", in_use=frozenset({"b"}))
+    assert house.loads == ["a", "b", "c", "c"]
+    assert house.residency.models == ("b", "c")
+
+
+def test_a_real_model_is_loaded_by_its_family(specs: Any) -> None:
+    from darkroom.model_runner.engine.families import FAMILIES, flux
+
+    residency = Residency(
+        EngineConfig(),
+        list(specs.values()),
+        FAMILIES,
+        pool=counting.Inline(),
+        now_us=counting.Clock(),
+        wake=lambda: None,
+    )
+    assert residency.can_load("true_cfg", in_use=set())
+    residency.load("true_cfg", in_use=set())
+    assert isinstance(residency.use("true_cfg"), flux.Flux)
+    empty = dataclasses.replace(specs["none"], path=specs["none"].path / "vae")
+    assert revision.digest(empty.path) != empty.revision

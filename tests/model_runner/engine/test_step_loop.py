@@ -28,25 +28,33 @@ Make = Callable[..., Any]
 
 
 class Harness:
-    """A loop that is turned by hand, its family and its events."""
+    """A loop that is turned by hand, its family and its events; its clock moves as the family works."""
 
     def __init__(self, path: Path, **config: Any) -> None:
         self.family = counting.Counting()
         self.events: list[Event] = []
         families: dict[str, Load] = {"counting": self.family.load}
         specs = [counting.spec(path), counting.spec(path, name="other")]
-        self.loop = StepLoop(EngineConfig(**config), specs, self.events.append, families=families)
+        self.loop = StepLoop(
+            EngineConfig(**config),
+            specs,
+            self.events.append,
+            families=families,
+            pool=counting.Inline(),
+            now_us=self.family.clock,
+            costs=counting.costs(),
+        )
 
     def turn(self, count: int = 1) -> list[list[int]]:
-        """Turn the loop; return the seeds in each forward."""
+        """Turn the loop until it has run so many steps, or has nothing to do; return the seeds in each forward."""
         before = len(self.family.forwards)
-        for _ in range(count):
-            self.loop.turn()
+        while len(self.family.forwards) < before + count and self.loop.turn():
+            pass
         return self.family.forwards[before:]
 
     def run(self) -> None:
         while not self.loop.is_idle:
-            self.loop.turn()
+            assert self.loop.turn() or self.loop.is_idle, "stuck"
 
     def of(self, key: str) -> list[Event]:
         return [event for event in self.events if event.job_key == key]
@@ -100,21 +108,21 @@ def test_rows_join_and_leave_at_any_step(harness: Any, job: Make) -> None:
     assert [grey(run.end(key).outputs[0]) for key in "12"] == [4, 2]
 
 
-def test_keys_take_turns_and_batches_are_bounded(harness: Any, job: Make) -> None:
+def test_keys_share_no_batch_and_batches_are_bounded(harness: Any, job: Make) -> None:
     run = harness(batch_rows_max=2)
     for seed in (1, 2, 3):
-        run.loop.accept(job(str(seed), seed=seed))
-    run.loop.accept(job("guided", seed=4, guidance_scale=2.0))
-    run.loop.accept(job("wide", seed=5, width=64))
-    assert run.turn(5) == [[1, 2], [3, 1], [4], [5], [2, 3]]
+        run.loop.accept(job(str(seed), seed=seed, steps=2))
+    run.loop.accept(job("guided", seed=4, guidance_scale=2.0, steps=1))
+    run.loop.accept(job("wide", seed=5, width=64, steps=1))
+    assert run.turn(6) == [[1, 2], [1, 2], [3], [3], [4], [5]]
 
 
 def test_a_suspect_shares_no_batch(harness: Any, job: Make) -> None:
     run = harness()
-    run.loop.accept(job("1", seed=1))
-    run.loop.accept(job("2", solo=True, seeds=(2, 3)))
-    run.loop.accept(job("3", seed=4, solo=True))
-    run.loop.accept(job("4", seed=5))
+    run.loop.accept(job("1", seed=1, steps=1))
+    run.loop.accept(job("2", solo=True, seeds=(2, 3), steps=1))
+    run.loop.accept(job("3", seed=4, solo=True, steps=1))
+    run.loop.accept(job("4", seed=5, steps=1))
     assert run.turn(3) == [[1, 5], [2, 3], [4]]
 
 
@@ -125,7 +133,7 @@ def test_images_of_one_generation_come_in_the_order_of_its_seeds(harness: Any, j
     assert [output.seed for output in run.end("1").outputs] == [5, 6, 7]
     assert run.end("1").usage.steps == 6
     done = [event.steps_done for event in run.of("1") if isinstance(event, Progressed)]
-    assert done == [2, 4, 6]
+    assert done == [2, 4, 5, 6]
 
 
 def test_jobs_wait_in_order_when_the_device_is_full(harness: Any, job: Make) -> None:
@@ -135,15 +143,21 @@ def test_jobs_wait_in_order_when_the_device_is_full(harness: Any, job: Make) -> 
     assert run.turn(2) == [[1, 2, 3], [1, 2, 3]]
     assert run.loop.snapshot.jobs_waiting == 1
     assert run.turn() == [[4]]
-    assert run.loop.is_idle
+    run.run()
+    assert isinstance(run.end("2"), Finished)
 
 
-def test_a_model_waits_for_room_and_nobody_overtakes_it(harness: Any, job: Make) -> None:
+def test_a_model_that_just_came_serves_those_who_wait_for_it_then_the_oldest_has_its_own(
+    harness: Any, job: Make
+) -> None:
     run = harness(memory_bytes_max=1)
     run.loop.accept(job("1", seed=1, steps=2))
     run.loop.accept(job("2", seed=2, steps=1, model="other"))
-    run.loop.accept(job("3", seed=3, steps=1))
-    assert run.turn(4) == [[1], [1], [2], [3]]
+    run.loop.accept(job("3", seed=3, steps=100))
+    steps = run.turn(101)
+    assert steps[:3] == [[1, 3], [1, 3], [3]]
+    # Loading took 7 ms, so the model stays for 28 ms: that is about 27 steps of 1 ms, and the rest of a slice.
+    assert 20 < steps.index([2]) < 36
     assert run.loop.snapshot.models == ("counting",)
     assert run.end("2").outputs
 
@@ -178,7 +192,7 @@ def test_one_that_fails_fails_alone(harness: Any, job: Make) -> None:
     run.loop.accept(job("good", seed=1, steps=2))
     run.loop.accept(job("bad", seeds=(2, 3), steps=2))
     run.loop.accept(job("large", seeds=(5, 4), steps=2))
-    assert run.turn(1) == [[1, 2, 3, 5, 4], [1], [2], [5], [4]]
+    assert run.turn() == [[1, 2, 3, 5, 4], [1], [2], [5], [4], [4]]
     run.run()
     assert grey(run.end("good").outputs[0]) == 2
     assert (run.end("bad").code, run.end("bad").fault) == ("INTERNAL", "runner")
@@ -186,12 +200,13 @@ def test_one_that_fails_fails_alone(harness: Any, job: Make) -> None:
     assert run.end("large").code == "OUT_OF_MEMORY"
 
 
-def test_a_batch_too_large_for_the_device_is_run_row_by_row(harness: Any, job: Make) -> None:
+def test_a_batch_too_large_for_the_device_is_halved_and_remembered(harness: Any, job: Make) -> None:
     run = harness()
     run.family.batch_max = 1
-    run.loop.accept(job("1", seeds=(1, 2), steps=2))
+    run.loop.accept(job("1", seeds=(1, 2, 3), steps=2))
     run.run()
-    assert [grey(output) for output in run.end("1").outputs] == [2, 2]
+    assert [grey(output) for output in run.end("1").outputs] == [2, 2, 2]
+    assert run.family.forwards == [[1, 2, 3], [1, 2], [1], [2], [3], [1], [2], [3]]
 
 
 def test_numbers_that_are_no_picture_fail_their_generation_only(harness: Any, job: Make) -> None:
@@ -220,7 +235,7 @@ def test_a_lost_device_ends_the_loop(harness: Any, job: Make) -> None:
     run.loop.accept(job("1", seed=1))
     run.loop.accept(job("2", seed=2))
     with pytest.raises(errors.DeviceLost):
-        run.turn()
+        run.run()
     run.loop.fail_all(errors.DeviceLost("the accelerator failed and must be reset"))
     assert {run.end(key).code for key in "12"} == {"DEVICE_LOST"}
     assert run.loop.is_idle
@@ -239,4 +254,5 @@ def test_every_microsecond_is_somebodys(harness: Any, job: Make) -> None:
     assert snapshot.busy_us == used_us + snapshot.platform_us
     assert used_us > 0
     assert snapshot.platform_us > 0
-    assert {cost.shape.rows for cost in snapshot.step_costs} == {1, 2, 3}
+    assert snapshot.busy_us == run.family.clock.worked_us
+    assert {cost.shape.rows for cost in snapshot.step_costs if cost.measured != 10} == {1, 2, 3}

@@ -8,27 +8,21 @@ Next: `step_loop`.
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from darkroom.model_runner.engine import errors
+from darkroom.model_runner.engine import errors, measured
 from darkroom.model_runner.engine.families import FAMILIES, Load
-from darkroom.model_runner.engine.job import (
-    Cancelled,
-    EngineConfig,
-    Event,
-    Failed,
-    Finished,
-    Job,
-    ModelSpec,
-    Snapshot,
-)
+from darkroom.model_runner.engine.job import Ended, EngineConfig, Event, Job, ModelSpec, Snapshot
 from darkroom.model_runner.engine.step_loop import StepLoop
 
 _log = logging.getLogger(__name__)
 
-_CLOSE = None
+_SAVE_INTERVAL_S = 60.0
+"""Between two writings of the step costs: a crash loses a minute of measuring."""
 
 
 class Engine:
@@ -44,16 +38,26 @@ class Engine:
     ) -> None:
         """Start the engine's thread; models are loaded when a job first needs them."""
         self._on_event = on_event
-        self._inbox: queue.SimpleQueue[Job | str | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._keys: set[str] = set()
         self._closing = False
         self._lock = threading.Lock()  # guards the two above
-        self._loop = StepLoop(config, specs, self._emit, families=families)
+        self._measured = measured.File(config, specs)
+        self._pool = ThreadPoolExecutor(config.encode_threads, thread_name_prefix="engine-files")
+        self._loop = StepLoop(
+            config,
+            specs,
+            self._emit,
+            families=families,
+            pool=self._pool,
+            wake=lambda: self._inbox.put(lambda: None),
+            costs=self._measured.read(),
+        )
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
     def submit(self, job: Job) -> None:
-        """Accept a job, whose last event will be Finished, Failed or Cancelled.
+        """Accept a job, whose last event will be Finished, Failed, Cancelled or Suspended.
 
         ValueError if a job with this key is here already; Closing if the engine is closed or has lost its device.
         """
@@ -63,16 +67,25 @@ class Engine:
             if job.key in self._keys:
                 raise ValueError(f"job {job.key} is already here")
             self._keys.add(job.key)
-            self._inbox.put(job)
+            self._inbox.put(lambda: self._loop.accept(job))
 
     def cancel(self, job_key: str) -> None:
         """End a job within one step; nothing happens if it has ended already."""
-        self._inbox.put(job_key)
+        self._inbox.put(lambda: self._loop.cancel(job_key))
+
+    def checkpoint(self, job_key: str) -> None:
+        """Have a job that has begun saved between two steps, as an event Checkpointed; it goes on."""
+        self._inbox.put(lambda: self._loop.checkpoint(job_key))
+
+    def drain(self) -> None:
+        """Have every job that is here now saved between two steps and ended, as an event Suspended."""
+        self._inbox.put(self._loop.drain)
 
     def close(self) -> None:
-        """Stop after the current step, fail what is left as `closing`, and wait for the thread."""
-        self._inbox.put(_CLOSE)
+        """Stop after the current step, fail what is left as `closing`, and wait for the threads."""
+        self._inbox.put(None)
         self._thread.join()
+        self._pool.shutdown(cancel_futures=True)
 
     @property
     def is_idle(self) -> bool:
@@ -90,41 +103,43 @@ class Engine:
 
     def _run(self) -> None:
         reason: errors.EngineError = errors.Closing("the runner is closing")
+        worked, saved_s = False, time.monotonic()
         try:
             with torch.inference_mode():
-                while self._receive():
-                    self._loop.turn()
+                while self._receive(wait=not worked):
+                    worked = self._loop.turn()
+                    if time.monotonic() - saved_s >= _SAVE_INTERVAL_S:
+                        self._measured.write(self._loop.snapshot.step_costs)
+                        saved_s = time.monotonic()
         except Exception as error:
             reason = errors.translate(error)
             _log.critical("the engine stopped", exc_info=error)
         finally:
             self._end(reason)
 
-    def _receive(self) -> bool:
-        """Hand on what has arrived, waiting only when there is no work; False when it is time to close."""
+    def _receive(self, *, wait: bool) -> bool:
+        """Do what was asked for meanwhile, waiting for something if told to; False when it is time to close."""
         while True:
             try:
-                message = self._inbox.get(block=self._loop.is_idle)
+                asked = self._inbox.get(block=wait)
             except queue.Empty:
                 return True
-            if message is _CLOSE:
+            if asked is None:
                 return False
-            if isinstance(message, Job):
-                self._loop.accept(message)
-            else:
-                self._loop.cancel(message)
+            asked()
+            wait = False
 
     def _end(self, reason: errors.EngineError) -> None:
         with self._lock:
             self._closing = True
         while not self._inbox.empty():
-            message = self._inbox.get()
-            if isinstance(message, Job):
-                self._loop.accept(message)
+            if asked := self._inbox.get():
+                asked()
         self._loop.fail_all(reason)
+        self._measured.write(self._loop.snapshot.step_costs)
 
     def _emit(self, event: Event) -> None:
-        if isinstance(event, Finished | Failed | Cancelled):
+        if isinstance(event, Ended):
             with self._lock:
                 self._keys.remove(event.job_key)
         self._on_event(event)

@@ -1,7 +1,7 @@
 """The nouns that cross the engine's border.
 
 In: `ModelSpec`s and an `EngineConfig` at the start, then `Job`s. Out: events, each naming its job: one `Started`, any
-number of `Progressed`, then exactly one of `Finished`, `Failed`, `Cancelled`. All are frozen and free of torch types,
+number of `Progressed` and `Checkpointed`, then exactly one of `Finished`, `Failed`, `Cancelled`, `Suspended`. All are frozen and free of torch types,
 so that they may be handed between threads. Next: `step_loop`.
 """
 
@@ -38,9 +38,23 @@ class EngineConfig:
     dtype: Dtype = "float32"
     """What weights are cast to when they are loaded, and computed in. Latents between steps are always float32."""
     batch_rows_max: int = 8
-    """Images in one forward of the denoiser, at least 1."""
+    """Rows in one forward, at least 1; how many pay off is measured."""
     rows_live_max: int = 32
-    """Images that hold a state on the device at once; a lone generation with more is still taken. At least 1."""
+    """Rows of one class that hold a state on the device at once; a lone generation with more is still taken. At least 1."""
+    slice_steps_max: int = 8
+    """Steps that the same rows take before the loop asks who is next, if nobody came or went. At least 1."""
+    slice_us_max: int = 200_000
+    """The same as time; one step is always taken."""
+    ageing_us: int = 10_000_000
+    """Whoever has waited so long counts one class higher, and goes first there. At least 1."""
+    urgent_slower_max: float = 2.0
+    """How many times longer a step may take because less urgent rows share it, at least 1."""
+    step_costs_path: Path | None = None
+    """File that keeps the measured step costs from one process to the next."""
+    checkpoint_interval_us: int = 30_000_000
+    """Between two checkpoints of a generation that runs so long; 0 makes none."""
+    encode_threads: int = 2
+    """Threads that make files, read weights for their digest. At least 1."""
     memory_bytes_max: int = 8 << 30
     """Resident models together, by the need that their catalogue entries state."""
     adapters_resident_max: int = 32
@@ -153,7 +167,9 @@ class Usage:
     images: int
     """Finished images."""
     pixels: int
-    """Pixels of the finished images together."""
+    """Pixels of the finished images together, or of all frames."""
+    media_duration_us: int = 0
+    """How long the finished videos or sounds play."""
 
     @property
     def device_time_us(self) -> int:
@@ -168,6 +184,8 @@ class Started:
     job_key: str
     load_us: int
     """How long its model took to load for it; 0 when it was resident."""
+    resumed_step: int = 0
+    """Steps done by the checkpoint that it goes on from, summed over its images; 0: from the start."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +228,33 @@ class Cancelled:
     usage: Usage
 
 
-Event = Started | Progressed | Finished | Failed | Cancelled
+@dataclass(frozen=True)
+class Checkpointed:
+    """The generation was saved while it goes on; it can be gone on with elsewhere from here."""
+
+    job_key: str
+    data: bytes
+    """A state file, as `checkpoint` writes it."""
+    steps_done: int
+    """Summed over its images."""
+    usage: Usage
+    """What it has used up to there."""
+
+
+@dataclass(frozen=True)
+class Suspended:
+    """The generation was ended by `drain`, to be gone on with elsewhere."""
+
+    job_key: str
+    data: bytes | None
+    """A state file; None for one that had not begun."""
+    usage: Usage
+
+
+Ended = Finished | Failed | Cancelled | Suspended
+"""A generation's last event."""
+
+Event = Started | Progressed | Checkpointed | Ended
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,100 @@
+"""Finishing: rows whose steps are done become media, and media become files.
+
+In: the done rows that `batch` picked, with equal batch keys. Out: `Finished` with a generation's last file. Decoding is
+the device's work; making files is not, and happens in other threads, while the device goes on. Next: `floor` says the
+event.
+"""
+
+from collections.abc import Hashable, Sequence
+from concurrent.futures import Future
+from typing import NamedTuple
+
+from torch import Tensor
+
+from darkroom.model_runner import batch
+from darkroom.model_runner.engine import encode
+from darkroom.model_runner.engine.families import Family
+from darkroom.model_runner.engine.floor import Floor
+from darkroom.model_runner.engine.generation import Row
+from darkroom.model_runner.engine.job import Finished, Output
+from darkroom.model_runner.engine.slices import shape
+
+
+def key(row: Row) -> Hashable:
+    """Return what rows that are decoded together have in common."""
+    return "decode", row.state.batch_key
+
+
+def size(floor: Floor, leader: Row, levels: Sequence[batch.Level]) -> int:
+    """Return how many rows are decoded together; `levels` are those of the leader and its companions."""
+    return floor.size(floor.decode_costs, shape(leader.state.batch_key, 0), key(leader), levels)
+
+
+class _Encoding(NamedTuple):
+    row: Row
+    file: Future[Output]
+
+
+class Finishing:
+    """The files that are being made; belongs to the engine's thread."""
+
+    def __init__(self, floor: Floor) -> None:
+        self._floor = floor
+        self._encoding: list[_Encoding] = []
+
+    def decode(self, rows: Sequence[Row]) -> None:
+        """Decode rows, and have their files made."""
+        floor = self._floor
+        batch_key = rows[0].state.batch_key
+        family = floor.family(batch_key.model)
+        for row in rows:
+            row.generation.mark("denoise", now_us=floor.now_us())
+        tried: list[int] = []
+
+        def forward(some: list[Row]) -> Sequence[Tensor]:
+            tried.append(len(some))
+            return family.decode([row.state for row in some])
+
+        decoded = floor.together(rows, forward, generation_of=lambda row: row.generation, key=key(rows[0]))
+        if len(tried) == 1:
+            floor.decode_costs.observe(shape(batch_key, tried[0]), sum(done.share_us for done in decoded))
+        for row, media, share_us in decoded:
+            if floor.charge(row.generation, "decode", share_us):
+                row.is_decoded = True
+                row.generation.mark("decode", now_us=floor.now_us())
+                self._encode(row, family, media)
+        floor.stirred = True
+
+    def _encode(self, row: Row, family: Family, media: Tensor) -> None:
+        file = self._floor.pool.submit(
+            encode.output,
+            family.medium,
+            media,
+            seed=row.state.seed,
+            frames_per_second=row.generation.job.frames_per_second,
+            samples_per_second=family.samples_per_second if family.medium == "audio" else 0,
+        )
+        file.add_done_callback(lambda _: self._floor.wake())
+        self._encoding.append(_Encoding(row, file))
+
+    def collect(self) -> None:
+        """Take the files that are ready; a generation ends with its last one."""
+        ready = [encoding for encoding in self._encoding if encoding.file.done()]
+        self._encoding = [encoding for encoding in self._encoding if not encoding.file.done()]
+        for row, file in ready:
+            if not self._floor.is_live(row.generation):
+                continue
+            error = file.exception()
+            if isinstance(error, Exception):
+                self._floor.fail(row.generation, error)
+            else:
+                self._take(row, file.result())
+
+    def _take(self, row: Row, output: Output) -> None:
+        generation = row.generation
+        generation.mark("encode", now_us=self._floor.now_us())
+        generation.outputs[row.image] = output
+        if len(generation.outputs) == len(generation.job.seeds):
+            outputs = tuple(generation.outputs[image] for image in sorted(generation.outputs))
+            event = Finished(generation.job.key, outputs, generation.usage(), generation.stages())
+            self._floor.end(generation, event)

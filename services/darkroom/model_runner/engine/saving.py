@@ -1,0 +1,68 @@
+"""Saving generations between two steps, and going on with them.
+
+In: a generation's rows and finished files. Out: a state file, as the event that carries it; or, from a job's state file,
+what it holds, on this device. A file that does not fit is refused, and its generation begins anew. Next: `admission` makes
+rows of the states.
+"""
+
+import logging
+
+import torch
+
+from darkroom.model_runner.engine import checkpoint
+from darkroom.model_runner.engine.floor import Floor
+from darkroom.model_runner.engine.generation import Generation
+from darkroom.model_runner.engine.job import Checkpointed, Output, Suspended
+from darkroom.model_runner.engine.state import State
+
+_log = logging.getLogger(__name__)
+
+
+def save(floor: Floor, generation: Generation) -> bytes | None:
+    """Return the generation's state file, made at the platform's expense; None if it has none that can be saved."""
+    images: dict[int, State | Output] = {row.image: row.state for row in floor.rows if row.generation is generation}
+    if not images or not all(state.is_portable for state in images.values() if isinstance(state, State)):
+        return None
+    images |= generation.outputs
+    started_us = floor.device_us()
+    data = checkpoint.save(
+        [images[image] for image in sorted(images)],
+        generation.usage(),
+        job=generation.job,
+        spec=floor.residency.spec(generation.job.model),
+    )
+    floor.account.platform(floor.device_us() - started_us)
+    generation.saved_us = floor.now_us()
+    return data
+
+
+def tell(floor: Floor, generation: Generation) -> None:
+    """Save a generation that goes on, if it has states."""
+    if data := save(floor, generation):
+        usage = generation.usage()
+        floor.emit(Checkpointed(generation.job.key, data, generation.steps_done, usage))
+
+
+def suspend(floor: Floor, generation: Generation) -> None:
+    """Save a generation and end it here."""
+    data = save(floor, generation)
+    floor.end(generation, Suspended(generation.job.key, data, generation.usage()))
+
+
+def is_due(floor: Floor, generation: Generation) -> bool:
+    """Whether it has run for so long since it was last saved that it should be again."""
+    interval_us = floor.config.checkpoint_interval_us
+    return interval_us > 0 and floor.now_us() - generation.saved_us >= interval_us
+
+
+def restore(floor: Floor, generation: Generation) -> checkpoint.Saved | None:
+    """Return what the job's state file holds; None if it has none, or one that does not fit here."""
+    job = generation.job
+    if job.checkpoint is None:
+        return None
+    try:
+        spec, device = floor.residency.spec(job.model), torch.device(floor.config.device)
+        return checkpoint.load(job.checkpoint, job=job, spec=spec, device=device)
+    except checkpoint.Refused as refusal:
+        _log.warning("generation %s begins anew: %s", job.key, refusal)
+        return None
