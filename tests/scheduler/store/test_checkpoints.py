@@ -37,6 +37,18 @@ async def test_the_newest_is_kept_and_the_others_may_go(database):
     assert await discarded(database) == {"med_2"}
 
 
+async def test_of_an_attempt_that_had_to_begin_anew_its_own_count(database):
+    fence = await own(database)
+    [first] = await begin(database, fence, (await make(database)).generation_id)
+    store = checkpoints.Checkpoints(database)
+    await store.keep(at(first, 5))
+    await attempts.Attempts(database).lose_runner(fence, "run_a", judge=again)
+    [second] = await begin(database, fence, first.generation_id)
+    assert await store.keep(at(second, 2))
+    assert checkpoints.read(await kept(database, second)) == at(second, 2)
+    assert await discarded(database) == {"med_5"}
+
+
 async def test_an_attempt_that_is_not_current_keeps_nothing(database):
     [key] = await begin(database, await own(database), (await make(database)).generation_id)
     for wrong in ({"owner_epoch": 99}, {"attempt": 2}, {"generation_id": "gen_other"}):

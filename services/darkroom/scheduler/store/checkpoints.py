@@ -5,7 +5,7 @@ superseded, or whose generation has ended, is `discard`ed here and deleted from 
 """
 
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from darkroom import postgres
 from darkroom.scheduler.domain import fleet
@@ -22,10 +22,7 @@ class Discarded(NamedTuple):
 
 def read(generation: domain.Generation) -> fleet.Checkpoint | None:
     """Where the generation can be gone on with; None means from its start."""
-    if generation.checkpoint is None:
-        return None
-    key = fleet.Key(*generation.checkpoint["key"])
-    return fleet.Checkpoint(**{**generation.checkpoint, "key": key})
+    return _read(generation.checkpoint)
 
 
 async def discard(connection: postgres.Connection, *, tenant_id: str, checkpoint: fleet.Checkpoint) -> None:
@@ -46,17 +43,21 @@ class Checkpoints:
         self._database = database
 
     async def keep(self, checkpoint: fleet.Checkpoint) -> bool:
-        """Make it the newest; False, and nothing changed, if its attempt is not current or has told a later one."""
+        """Make it the newest; False, and nothing changed, if its attempt is not current or has told a later one.
+
+        An attempt that could not use the one it was given has begun anew: its own count, however early.
+        """
         async with self._database.transaction() as connection:
             row = await connection.fetchrow(
                 "SELECT tenant_id, checkpoint FROM generation WHERE state = 'RUNNING' AND generation_id = $1"
                 " AND owner_epoch = $2 AND attempt = $3 FOR UPDATE",
                 *checkpoint.key,
             )
-            if row is None or (row["checkpoint"] or {}).get("step", 0) >= checkpoint.step:
+            if row is None:
                 return False
-            if row["checkpoint"] is not None:
-                before = fleet.Checkpoint(**{**row["checkpoint"], "key": fleet.Key(*row["checkpoint"]["key"])})
+            if (before := _read(row["checkpoint"])) is not None:
+                if (before.key.attempt, before.step) >= (checkpoint.key.attempt, checkpoint.step):
+                    return False
                 await discard(connection, tenant_id=row["tenant_id"], checkpoint=before)
             await connection.execute(
                 "UPDATE generation SET checkpoint = $2 WHERE generation_id = $1",
@@ -82,3 +83,7 @@ class Checkpoints:
         await self._database.execute(
             "DELETE FROM discarded_checkpoint WHERE media_id = ANY($1::text[])", list(media_ids)
         )
+
+
+def _read(column: dict[str, Any] | None) -> fleet.Checkpoint | None:
+    return None if column is None else fleet.Checkpoint(**{**column, "key": fleet.Key(*column["key"])})
