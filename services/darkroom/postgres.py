@@ -2,7 +2,7 @@
 
 A room's `store.py` comes in with SQL; rows (by name) go out. A lost connection becomes `errors.Unavailable` (whether a
 commit took effect is then unknown: writers are idempotent), a lost race `errors.Aborted`. The pool reconnects by itself
-after a restart.
+after a restart. A cancelled task ends cancelled, even when its connection is lost on the way out.
 """
 
 import asyncio
@@ -168,12 +168,21 @@ async def _keep_session(connection: "asyncpg.Connection[asyncpg.Record]") -> Non
 
 @contextlib.contextmanager
 def _translated() -> Iterator[None]:
+    cancels = _cancels()
     try:
         yield
     except _RACES as error:
         raise errors.Aborted("DATABASE_RACE", "another change came first; try again") from error
     except _AWAY as error:
+        if _cancels() > cancels:  # it was met on the way out, and must not take the cancellation's place
+            raise asyncio.CancelledError from error
         raise errors.Unavailable("the database does not answer") from error
+
+
+def _cancels() -> int:
+    """How often the present task was asked to end."""
+    task = asyncio.current_task()
+    return task.cancelling() if task else 0
 
 
 def _read_migrations(directory: importlib.resources.abc.Traversable) -> list[_Migration]:

@@ -59,16 +59,11 @@ class Doors:
 
     async def call_with(self, path: str, *sent: message.Message | bytes, metadata: Metadata) -> Refusal | None:
         """Call with this metadata; how it was refused, or None."""
-        for _ in range(5):
-            try:
-                await self._send(path, sent, metadata)
-            except grpc.aio.AioRpcError as error:
-                # grpc.aio's client says this of a stream that the server refused while it was still writing.
-                if error.code() is grpc.StatusCode.INTERNAL and "from Core" in str(error.details()):
-                    continue
-                return _refusal(error)
-            return None
-        raise AssertionError(f"{path} was refused five times before it was heard")
+        try:
+            await self._send(path, sent, metadata)
+        except grpc.aio.AioRpcError as error:
+            return _refusal(error)
+        return None
 
     async def _send(self, path: str, sent: Sequence[message.Message | bytes], metadata: Metadata) -> None:
         method = rpc.methods.table()[path]
@@ -90,7 +85,7 @@ class Doors:
         room = path.split(".")[2]
         address = self._runner_address if room == "model_runner" else getattr(self._connection, f"{room}_address")
         if room not in self._channels:
-            channel = grpc.aio.insecure_channel(address)
+            channel = rpc.channel(address)
             self._channels[room] = await self._stack.enter_async_context(channel)
         return self._channels[room]
 

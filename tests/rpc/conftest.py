@@ -63,10 +63,12 @@ class Media(media_service_pb2_grpc.MediaServiceServicer):
 
 
 class Runner(runner_service_pb2_grpc.RunnerServiceServicer):
-    """A stream both ways without an end."""
+    """A stream both ways without an end, unless it is asked to cancel."""
 
     async def Work(self, request_iterator, context):
-        async for _ in request_iterator:
+        async for request in request_iterator:
+            if request.HasField("cancel"):
+                return
             yield runner_service_pb2.WorkResponse()
         await asyncio.Event().wait()
 

@@ -105,6 +105,23 @@ async def test_a_lock_not_to_be_had_is_aborted(database):
             await database.execute("LOCK TABLE thing NOWAIT; SELECT 1")
 
 
+async def test_a_cancelled_task_ends_cancelled_though_its_connection_is_lost(database):
+    held, lost = asyncio.get_running_loop().create_future(), asyncio.Event()
+
+    async def hold():
+        async with database.transaction() as connection:
+            connection.add_termination_listener(lambda _: lost.set())
+            held.set_result(connection.get_server_pid())
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(hold())
+    await database.execute("SELECT pg_terminate_backend($1, 10000)", await held)
+    await lost.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+
+
 async def test_a_restart_breaks_only_what_was_under_way(tmp_path):
     server = embedded_postgres.EmbeddedPostgres(tmp_path / "own", durable=False)
     await asyncio.to_thread(server.start)

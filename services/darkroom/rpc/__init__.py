@@ -2,9 +2,9 @@
 
 A call's way: `client` (credential, deadline, trace, request id, retries of idempotent calls) -> the wire -> `server`
 (health, reflection, TLS, graceful stop) -> `door` (well-formed? who calls? may they?) -> the room's servicer, which
-raises `errors` -> `status` (rich details) -> the wire -> `from_rpc_error` at the caller. `methods` reads scopes and
-idempotency from the protos; `keys` asks billing_meter whose an API key is; `certificates` holds TLS; `observe` makes
-the spans and the duration histograms of both sides.
+raises `errors` -> `status` (rich details) -> the wire -> `call` (what grpc.aio hides or loses) -> `from_rpc_error` at
+the caller. `methods` reads scopes and idempotency from the protos; `keys` asks billing_meter whose an API key is;
+`certificates` holds TLS; `observe` makes the spans and the duration histograms of both sides.
 """
 
 from darkroom.rpc import methods

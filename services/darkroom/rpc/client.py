@@ -6,7 +6,6 @@ has none, the request id of the call being served, and a client span; idempotent
 peer within 13 s.
 """
 
-import asyncio
 import functools
 import json
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import grpc
 
 from darkroom import ids, telemetry
 from darkroom.rpc import methods, observe
+from darkroom.rpc.call import Call
 from darkroom.rpc.certificates import Tls
 from darkroom.rpc.door import ENDLESS_STREAMS
 
@@ -74,7 +74,6 @@ class Channel(grpc.aio.Channel):
     def __init__(self, inner: grpc.aio.Channel, credential: Callable[[], str] | None) -> None:
         self._inner = inner
         self._credential = credential
-        self._ending: set[asyncio.Task[None]] = set()
 
     def unary_unary(self, method: str, *args: Any, **named: Any) -> Any:
         """A callable for one method, as the generated stubs ask for."""
@@ -95,7 +94,6 @@ class Channel(grpc.aio.Channel):
     async def close(self, grace: float | None = None) -> None:
         """Close the channel; calls under way get `grace` seconds."""
         await self._inner.close(grace)
-        await asyncio.gather(*self._ending)
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
         """The state of the connection."""
@@ -124,8 +122,7 @@ class Channel(grpc.aio.Channel):
             watched, carried = observe.calling(path)
             full = self._complete(list(metadata or ())) + carried
             started = start(*args, timeout=default if timeout is None else timeout, metadata=full, **named)
-            started.add_done_callback(functools.partial(self._end, watched))
-            return started
+            return Call(started, functools.partial(_end, watched))
 
         return call
 
@@ -137,17 +134,7 @@ class Channel(grpc.aio.Channel):
             metadata.append(("x-request-id", telemetry.request_id.get() or ids.new("req")))
         return metadata
 
-    def _end(self, watched: observe.Call, started: Any) -> None:
-        async def end() -> None:
-            watched.code = await started.code()
-            watched.end()
 
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:  # it was forgotten, and is collected after its loop has ended
-            watched.code = grpc.StatusCode.CANCELLED
-            watched.end()
-            return
-        task = loop.create_task(end())
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
+def _end(watched: observe.Call, code: grpc.StatusCode) -> None:
+    watched.code = code
+    watched.end()
