@@ -196,6 +196,18 @@ def test_texts_of_all_jobs_are_encoded_in_one_call_and_only_once(specs: Any, mak
     assert calls == [3]  # "a red circle...", "blue", "red"
 
 
+def test_other_tiers_are_told_and_batched_apart(models: Any, make_job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiers = models["base"]._tiers
+    monkeypatch.setattr(tiers, "_has_lighter", True)
+    jobs = [make_job(tier, tier=tier, sampler="euler") for tier in ("LOSSLESS", "HIGH", "DRAFT")]
+    with torch.inference_mode():
+        (exact,), (high,), (draft,) = models["base"].prepare(jobs)
+    assert (exact.tier, high.tier, draft.tier) == ("LOSSLESS", "HIGH", "LOSSLESS")  # a UNet is no row of blocks to skip
+    assert exact.batch_key != high.batch_key
+    (lighter,), (reference,) = latents(models["base"], jobs[1]), latents(models["base"], jobs[0])
+    assert 0 < distance(lighter, reference) < 0.5
+
+
 @torch.inference_mode()
 def test_guidance_of_one_makes_no_second_prediction(models: Any, make_job: Any) -> None:
     model = models["base"]
@@ -259,7 +271,7 @@ def test_refuses_other_variants(tmp_path: Path, changes: Any, text: str) -> None
 @pytest.mark.parametrize("upcast", [True, False])
 def test_a_vae_that_overflows_in_float16_stays_in_float32(tmp_path: Path, upcast: bool) -> None:
     model = unets.load(sdxl, _save(tmp_path / "half", vae={"force_upcast": upcast}), dtype=torch.float16)
-    assert model._unet.dtype == torch.float16
+    assert model._pipeline.unet.dtype == torch.float16
     assert model._vae.dtype == (torch.float32 if upcast else torch.float16)
 
 

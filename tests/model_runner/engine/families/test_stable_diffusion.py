@@ -193,6 +193,18 @@ def test_texts_of_all_jobs_are_encoded_in_one_call_and_only_once(specs: Any, mak
     assert calls == [4]  # "a red circle...", "", "blue", "red"
 
 
+def test_other_tiers_are_told_and_batched_apart(models: Any, make_job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiers = models["epsilon"]._tiers
+    monkeypatch.setattr(tiers, "_has_lighter", True)
+    jobs = [make_job(tier, tier=tier, sampler="euler") for tier in ("LOSSLESS", "HIGH", "DRAFT")]
+    with torch.inference_mode():
+        (exact,), (high,), (draft,) = models["epsilon"].prepare(jobs)
+    assert (exact.tier, high.tier, draft.tier) == ("LOSSLESS", "HIGH", "LOSSLESS")  # a UNet is no row of blocks to skip
+    assert exact.batch_key != high.batch_key
+    (lighter,), (reference,) = latents(models["epsilon"], jobs[1]), latents(models["epsilon"], jobs[0])
+    assert 0 < distance(lighter, reference) < 0.5
+
+
 @torch.inference_mode()
 def test_guidance_of_one_makes_no_second_prediction(models: Any, make_job: Any) -> None:
     model = models["epsilon"]

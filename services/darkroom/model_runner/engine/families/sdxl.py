@@ -14,11 +14,10 @@ from typing import NamedTuple
 import diffusers
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
-from torch import Tensor
+from torch import Tensor, nn
 
-from darkroom.model_runner.engine import adapters, embeddings, errors, pictures, samplers
-from darkroom.model_runner.engine.families import Medium
-from darkroom.model_runner.engine.job import Guidance, Job, ModelSpec
+from darkroom.model_runner.engine import adapters, captions, embeddings, errors, pictures, samplers, tiers
+from darkroom.model_runner.engine.job import Guidance, Job, Medium, ModelSpec
 from darkroom.model_runner.engine.state import BatchKey, Predictions, State
 
 SIZES_MULTIPLE = 8
@@ -94,10 +93,9 @@ class Sdxl:
     ) -> None:
         self._guidance: Guidance = spec.guidance
         self._pipeline = pipeline
-        self._unet = pipeline.unet.eval()
+        self._tiers = tiers.Tiers(pipeline.unet.eval())
         self._vae = pipeline.vae.eval()
         self._device: torch.device = pipeline.unet.device
-        self._dtype: torch.dtype = pipeline.unet.dtype
         self._sees_mask: bool = pipeline.unet.config.in_channels == 9
         self._embeddings = embeddings
         self.bank = adapters.Bank(pipeline.unet, resident_max=adapters_resident_max, prefix="unet")
@@ -109,22 +107,26 @@ class Sdxl:
         return [self._states(job, text) for job, text in zip(jobs, self._embed(jobs), strict=True)]
 
     def denoise(self, states: Sequence[State]) -> Predictions:
+        """Predict as the rows' tier has it."""
+        return self._tiers.denoise(states, self._forward)
+
+    def _forward(self, unet: nn.Module, states: Sequence[State]) -> Predictions:
         """One forward over [rows, channels, rows, columns]; a guided batch stacks negative prompts below prompts."""
         guided = states[0].batch_key.guided
-        copies = 2 if guided else 1
+        copies, dtype = 2 if guided else 1, next(unet.parameters()).dtype
         scales = self._column([state.plan.input_scales[state.step] for state in states])
         inputs = torch.stack([state.latents for state in states]) * scales.view(-1, 1, 1, 1)
         if self._sees_mask:
             inputs = torch.cat([inputs, _stack(states, "mask"), _stack(states, "masked")], dim=1)
         timesteps = self._column([state.plan.timesteps[state.step] for state in states])
         with self.bank.applied([state.adapters for state in states] * copies):
-            predicted: Tensor = self._unet(
-                inputs.to(self._dtype).repeat(copies, 1, 1, 1),
+            predicted: Tensor = unet(
+                inputs.to(dtype).repeat(copies, 1, 1, 1),
                 timesteps.repeat(copies),
-                encoder_hidden_states=_stack(states, "text", *(["negative_text"] if guided else [])),
+                encoder_hidden_states=_stack(states, "text", *(["negative_text"] if guided else [])).to(dtype),
                 added_cond_kwargs={
-                    "text_embeds": _stack(states, "pooled", *(["negative_pooled"] if guided else [])),
-                    "time_ids": _stack(states, "time_ids").repeat(copies, 1),
+                    "text_embeds": _stack(states, "pooled", *(["negative_pooled"] if guided else [])).to(dtype),
+                    "time_ids": _stack(states, "time_ids").to(dtype).repeat(copies, 1),
                 },
                 return_dict=False,
             )[0]
@@ -159,24 +161,19 @@ class Sdxl:
 
     def _embed(self, jobs: Sequence[Job]) -> list[dict[str, Tensor]]:
         """Return each job's texts, those of all jobs encoded together."""
-        asked = [(index, "", job.tenant_id, job.prompt) for index, job in enumerate(jobs)]
-        asked += [
-            (index, "negative_", job.tenant_id, job.negative_prompt)
-            for index, job in enumerate(jobs)
-            if self._is_guided(job) and not self._zeroes(job)
-        ]
-        _, _, tenants, texts = zip(*asked, strict=True)
-        found: list[dict[str, Tensor]] = [{} for _ in jobs]
-        for (index, prefix, _, _), embedding in zip(
-            asked, self._embeddings.embed(tenants, texts, compute=self._encode), strict=True
-        ):
-            found[index] |= {prefix + name: tensor for name, tensor in embedding.items()}
+        found = captions.embed(
+            jobs,
+            cache=self._embeddings,
+            encode=self._encode,
+            is_guided=lambda job: self._is_guided(job) and not self._zeroes(job),
+        )
         for text, job in zip(found, jobs, strict=True):
             if self._is_guided(job) and self._zeroes(job):
                 text |= {f"negative_{name}": torch.zeros_like(tensor) for name, tensor in text.items()}
         return found
 
-    def _encode(self, texts: list[str]) -> list[dict[str, Tensor]]:
+    def _encode(self, texts: list[str], *, tokens: int) -> list[dict[str, Tensor]]:
+        """Encode texts; CLIP always takes as many tokens as it was trained on, whatever `tokens` says."""
         embedded, _, pooled, _ = self._pipeline.encode_prompt(
             texts, device=self._device, do_classifier_free_guidance=False
         )
@@ -193,16 +190,18 @@ class Sdxl:
         if job.source_image is not None:
             source = self._source(job)
             plan = plan.after(job.steps - int(job.steps * _strength(job)))
+        tier = self._tiers.granted(job)
         key = BatchKey(
             job.model,
             "inpaint" if self._sees_mask else "text",
             (job.width, job.height),
             self._pipeline.tokenizer.model_max_length,
             self._is_guided(job),
+            tiers.precision(tier),
         )
         # Original size, crop, target size, each (height, width): trained on, and here always the picture's own.
         size = (job.height, job.width)
-        text["time_ids"] = torch.tensor([*size, 0, 0, *size], device=self._device, dtype=self._dtype)
+        text["time_ids"] = torch.tensor([*size, 0, 0, *size], dtype=torch.float32, device=self._device)
         states = []
         for seed in job.seeds:
             generator = torch.Generator("cpu").manual_seed(seed)
@@ -218,7 +217,7 @@ class Sdxl:
                     conditioning=text | start.conditioning,
                     adapters=job.adapters,
                     noise_rng=generator.get_state() if plan.draws_noise else None,
-                    tier=job.tier,
+                    tier=tier,
                 )
             )
         return states

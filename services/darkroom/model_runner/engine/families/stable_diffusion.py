@@ -14,11 +14,10 @@ from typing import NamedTuple
 import diffusers
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
-from torch import Tensor
+from torch import Tensor, nn
 
-from darkroom.model_runner.engine import adapters, embeddings, errors, pictures, samplers
-from darkroom.model_runner.engine.families import Medium
-from darkroom.model_runner.engine.job import Guidance, Job, ModelSpec
+from darkroom.model_runner.engine import adapters, captions, embeddings, errors, pictures, samplers, tiers
+from darkroom.model_runner.engine.job import Guidance, Job, Medium, ModelSpec
 from darkroom.model_runner.engine.state import BatchKey, Predictions, State
 
 SIZES_MULTIPLE = 8
@@ -89,10 +88,9 @@ class StableDiffusion:
     ) -> None:
         self._guidance: Guidance = spec.guidance
         self._pipeline = pipeline
-        self._unet = pipeline.unet.eval()
+        self._tiers = tiers.Tiers(pipeline.unet.eval())
         self._vae = pipeline.vae.eval()
         self._device: torch.device = pipeline.unet.device
-        self._dtype: torch.dtype = pipeline.unet.dtype
         self._sees_mask: bool = pipeline.unet.config.in_channels == 9
         self._embeddings = embeddings
         self.bank = adapters.Bank(pipeline.unet, resident_max=adapters_resident_max, prefix="unet")
@@ -101,23 +99,28 @@ class StableDiffusion:
         """Encode the prompts of all jobs together, then each job's picture and mask, and draw each seed's noise."""
         for job in jobs:
             self._check(job)
-        return [self._states(job, text) for job, text in zip(jobs, self._embed(jobs), strict=True)]
+        texts = captions.embed(jobs, cache=self._embeddings, encode=self._encode, is_guided=self._is_guided)
+        return [self._states(job, text) for job, text in zip(jobs, texts, strict=True)]
 
     def denoise(self, states: Sequence[State]) -> Predictions:
+        """Predict as the rows' tier has it."""
+        return self._tiers.denoise(states, self._forward)
+
+    def _forward(self, unet: nn.Module, states: Sequence[State]) -> Predictions:
         """One forward over [rows, channels, rows, columns]; a guided batch stacks negative prompts below prompts."""
         guided = states[0].batch_key.guided
-        copies = 2 if guided else 1
+        copies, dtype = 2 if guided else 1, next(unet.parameters()).dtype
         scales = self._column([state.plan.input_scales[state.step] for state in states])
         inputs = torch.stack([state.latents for state in states]) * scales.view(-1, 1, 1, 1)
         if self._sees_mask:
             inputs = torch.cat([inputs, _stack(states, "mask"), _stack(states, "masked")], dim=1)
         timesteps = self._column([state.plan.timesteps[state.step] for state in states])
         with self.bank.applied([state.adapters for state in states] * copies):
-            predicted: Tensor = self._unet(
-                inputs.to(self._dtype).repeat(copies, 1, 1, 1),
+            predicted: Tensor = unet(
+                inputs.to(dtype).repeat(copies, 1, 1, 1),
                 timesteps.repeat(copies),
-                encoder_hidden_states=_stack(states, "text", *(["negative_text"] if guided else [])),
-                timestep_cond=self._embedded_guidance(states),
+                encoder_hidden_states=_stack(states, "text", *(["negative_text"] if guided else [])).to(dtype),
+                timestep_cond=self._embedded_guidance(states, dtype),
                 return_dict=False,
             )[0]
         if not guided:
@@ -149,23 +152,8 @@ class StableDiffusion:
                 f"strength: {_strength(job)} of {job.steps} steps must be at least one, at most all"
             )
 
-    def _embed(self, jobs: Sequence[Job]) -> list[dict[str, Tensor]]:
-        """Return each job's texts, those of all jobs encoded together."""
-        asked = [(index, "text", job.tenant_id, job.prompt) for index, job in enumerate(jobs)]
-        asked += [
-            (index, "negative_text", job.tenant_id, job.negative_prompt)
-            for index, job in enumerate(jobs)
-            if self._is_guided(job)
-        ]
-        _, _, tenants, texts = zip(*asked, strict=True)
-        found: list[dict[str, Tensor]] = [{} for _ in jobs]
-        for (index, name, _, _), embedding in zip(
-            asked, self._embeddings.embed(tenants, texts, compute=self._encode), strict=True
-        ):
-            found[index][name] = embedding["text"]
-        return found
-
-    def _encode(self, texts: list[str]) -> list[dict[str, Tensor]]:
+    def _encode(self, texts: list[str], *, tokens: int) -> list[dict[str, Tensor]]:
+        """Encode texts; CLIP always takes as many tokens as it was trained on, whatever `tokens` says."""
         embedded, _ = self._pipeline.encode_prompt(texts, self._device, 1, False)
         return [{"text": text} for text in embedded]
 
@@ -176,12 +164,14 @@ class StableDiffusion:
         if job.source_image is not None:
             source = self._source(job)
             plan = plan.after(job.steps - int(job.steps * _strength(job)))
+        tier = self._tiers.granted(job)
         key = BatchKey(
             job.model,
             "inpaint" if self._sees_mask else "text",
             (job.width, job.height),
             self._pipeline.tokenizer.model_max_length,
             self._is_guided(job),
+            tiers.precision(tier),
         )
         states = []
         for seed in job.seeds:
@@ -198,7 +188,7 @@ class StableDiffusion:
                     conditioning=text | start.conditioning,
                     adapters=job.adapters,
                     noise_rng=generator.get_state() if plan.draws_noise else None,
-                    tier=job.tier,
+                    tier=tier,
                 )
             )
         return states
@@ -243,14 +233,14 @@ class StableDiffusion:
     def _noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         return torch.randn(shape, generator=generator).to(self._device)
 
-    def _embedded_guidance(self, states: Sequence[State]) -> Tensor | None:
+    def _embedded_guidance(self, states: Sequence[State], dtype: torch.dtype) -> Tensor | None:
         """Return the guidance scales as a latent consistency model takes them: sines and cosines of `scale - 1`."""
         if self._guidance != "embedded":
             return None
         scales = torch.tensor([state.guidance - 1 for state in states])
-        width = self._unet.config.time_cond_proj_dim
+        width = self._pipeline.unet.config.time_cond_proj_dim
         embedded: Tensor = self._pipeline.get_guidance_scale_embedding(scales, embedding_dim=width)
-        return embedded.to(self._device, self._dtype)
+        return embedded.to(self._device, dtype)
 
     def _is_guided(self, job: Job) -> bool:
         return self._guidance == "true_cfg" and job.guidance_scale > 1
