@@ -22,12 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from darkroom.api.types.v1 import media_pb2 as darkroom_dot_api_dot_types_dot_v1_dot_media__pb2
 from darkroom.api.types.v1 import money_pb2 as darkroom_dot_api_dot_types_dot_v1_dot_money__pb2
 from darkroom.api.types.v1 import options_pb2 as darkroom_dot_api_dot_types_dot_v1_dot_options__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n3darkroom/api/billing_meter/v1/billing_service.proto\x12\x1d\x64\x61rkroom.api.billing_meter.v1\x1a!darkroom/api/types/v1/money.proto\x1a#darkroom/api/types/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd7\x03\n\x06\x43harge\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\x12\x39\n\x05state\x18\x02 \x01(\x0e\x32*.darkroom.api.billing_meter.v1.ChargeState\x12\x16\n\x0etransaction_id\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12+\n\x05usage\x18\x05 \x01(\x0b\x32\x1c.darkroom.api.types.v1.Usage\x12/\n\x05lines\x18\x06 \x03(\x0b\x32 .darkroom.api.types.v1.PriceLine\x12,\n\x06\x61mount\x18\x07 \x01(\x0b\x32\x1c.darkroom.api.types.v1.Money\x12\x13\n\x0b\x66ree_reason\x18\x08 \x01(\t\x12\x18\n\x10price_version_id\x18\t \x01(\t\x12-\n\tposted_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12=\n\x04tags\x18\x0b \x03(\x0b\x32/.darkroom.api.billing_meter.v1.Charge.TagsEntry\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\")\n\x10GetChargeRequest\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\"J\n\x11GetChargeResponse\x12\x35\n\x06\x63harge\x18\x01 \x01(\x0b\x32%.darkroom.api.billing_meter.v1.Charge\"\xa3\x01\n\x12ReportUsageRequest\x12(\n\x04\x66rom\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x02to\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12;\n\x08group_by\x18\x03 \x03(\x0e\x32).darkroom.api.billing_meter.v1.UsageGroup\"\xb0\x01\n\x08UsageRow\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x02 \x01(\t\x12\x13\n\x0bgenerations\x18\x03 \x01(\x03\x12+\n\x05usage\x18\x04 \x01(\x0b\x32\x1c.darkroom.api.types.v1.Usage\x12,\n\x06\x61mount\x18\x05 \x01(\x0b\x32\x1c.darkroom.api.types.v1.Money\x12\x18\n\x10\x66ree_generations\x18\x06 \x01(\x03\"\x84\x01\n\x13ReportUsageResponse\x12\x35\n\x04rows\x18\x01 \x03(\x0b\x32\'.darkroom.api.billing_meter.v1.UsageRow\x12\x36\n\x05total\x18\x02 \x01(\x0b\x32\'.darkroom.api.billing_meter.v1.UsageRow\"\x13\n\x11GetBalanceRequest\"o\n\x12GetBalanceResponse\x12-\n\x07\x62\x61lance\x18\x01 \x01(\x0b\x32\x1c.darkroom.api.types.v1.Money\x12*\n\x04held\x18\x02 \x01(\x0b\x32\x1c.darkroom.api.types.v1.Money\"\xe8\x01\n\x0cPriceVersion\x12\x18\n\x10price_version_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08\x63urrency\x18\x03 \x01(\t\x12\x17\n\x0fnanos_per_image\x18\x04 \x01(\x03\x12\x1b\n\x13nanos_per_megapixel\x18\x05 \x01(\x03\x12\x1c\n\x14nanos_per_gpu_second\x18\x06 \x01(\x03\x12\x15\n\rminimum_nanos\x18\x07 \x01(\x03\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_from\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"f\n\x0fSetPriceRequest\x12:\n\x05price\x18\x01 \x01(\x0b\x32+.darkroom.api.billing_meter.v1.PriceVersion\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"N\n\x10SetPriceResponse\x12:\n\x05price\x18\x01 \x01(\x0b\x32+.darkroom.api.billing_meter.v1.PriceVersion\"\x12\n\x10ReconcileRequest\"3\n\x0fInvariantResult\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nviolations\x18\x02 \x01(\x03\"T\n\x11ReconcileResponse\x12?\n\x07results\x18\x01 \x03(\x0b\x32..darkroom.api.billing_meter.v1.InvariantResult*u\n\x0b\x43hargeState\x12\x1c\n\x18\x43HARGE_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43HARGE_STATE_PENDING\x10\x01\x12\x17\n\x13\x43HARGE_STATE_POSTED\x10\x02\x12\x15\n\x11\x43HARGE_STATE_FREE\x10\x03*U\n\nUsageGroup\x12\x1b\n\x17USAGE_GROUP_UNSPECIFIED\x10\x00\x12\x15\n\x11USAGE_GROUP_MODEL\x10\x01\x12\x13\n\x0fUSAGE_GROUP_DAY\x10\x02\x32\xaa\x05\n\x0e\x42illingService\x12\x83\x01\n\tGetCharge\x12/.darkroom.api.billing_meter.v1.GetChargeRequest\x1a\x30.darkroom.api.billing_meter.v1.GetChargeResponse\"\x13\x90\x02\x01\x8a\xb5\x18\x0c\x62illing.read\x12\x89\x01\n\x0bReportUsage\x12\x31.darkroom.api.billing_meter.v1.ReportUsageRequest\x1a\x32.darkroom.api.billing_meter.v1.ReportUsageResponse\"\x13\x90\x02\x01\x8a\xb5\x18\x0c\x62illing.read\x12\x86\x01\n\nGetBalance\x12\x30.darkroom.api.billing_meter.v1.GetBalanceRequest\x1a\x31.darkroom.api.billing_meter.v1.GetBalanceResponse\"\x13\x90\x02\x01\x8a\xb5\x18\x0c\x62illing.read\x12|\n\x08SetPrice\x12..darkroom.api.billing_meter.v1.SetPriceRequest\x1a/.darkroom.api.billing_meter.v1.SetPriceResponse\"\x0f\x90\x02\x02\x8a\xb5\x18\x08operator\x12\x7f\n\tReconcile\x12/.darkroom.api.billing_meter.v1.ReconcileRequest\x1a\x30.darkroom.api.billing_meter.v1.ReconcileResponse\"\x0f\x90\x02\x01\x8a\xb5\x18\x08operatorb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n3darkroom/api/billing_meter/v1/billing_service.proto\x12\x1d\x64\x61rkroom.api.billing_meter.v1\x1a!darkroom/api/types/v1/media.proto\x1a!darkroom/api/types/v1/money.proto\x1a#darkroom/api/types/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8c\x04\n\x06\x43harge\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\x12\x39\n\x05state\x18\x02 \x01(\x0e\x32*.darkroom.api.billing_meter.v1.ChargeState\x12\x16\n\x0etransaction_id\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12+\n\x05usage\x18\x05 \x01(\x0b\x32\x1c.darkroom.api.types.v1.Usage\x12/\n\x05lines\x18\x06 \x03(\x0b\x32 .darkroom.api.types.v1.PriceLine\x12,\n\x06\x61mount\x18\x07 \x01(\x0b\x32\x1c.darkroom.api.types.v1.Money\x12\x13\n\x0b\x66ree_reason\x18\x08 \x01(\t\x12\x18\n\x10price_version_id\x18\t \x01(\t\x12-\n\tposted_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12=\n\x04tags\x18\x0b \x03(\x0b\x32/.darkroom.api.billing_meter.v1.Charge.TagsEntry\x12\x33\n\x07quality\x18\x0c \x01(\x0e\x32\".darkroom.api.types.v1.QualityTier\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\")\n\x10GetChargeRequest\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\"J\n\x11GetChargeResponse\x12\x35\n\x06\x63harge\x18\x01 \x01(\x0b\x32%.darkroom.api.billing_meter.v1.Charge\"\xa3\x01\n\x12ReportUsageRequest\x12(\n\x04\x66rom\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x02to\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12;\n\x08group_by\x18\x03 \x03(\x0e\x32).darkroom.api.billing_meter.v1.UsageGroup\"\xb0\x01\n\x08UsageRow\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x02 \x01(\t\x12\x13\n\x0bgenerations\x18\x03 \x01(\x03\x12+\n\x05usage\x18\x04 \x01(\x0b\x32\x1c.darkroom.api.types.v1.Usage\x12,\n\x06\x61mount\x18\x05 \x01(\x0b\x32\x1c.darkroom.api.types.v1.Money\x12\x18\n\x10\x66ree_generations\x18\x06 \x01(\x03\"\x84\x01\n\x13ReportUsageResponse\x12\x35\n\x04rows\x18\x01 \x03(\x0b\x32\'.darkroom.api.billing_meter.v1.UsageRow\x12\x36\n\x05total\x18\x02 \x01(\x0b\x32\'.darkroom.api.billing_meter.v1.UsageRow\"\x13\n\x11GetBalanceRequest\"o\n\x12GetBalanceResponse\x12-\n\x07\x62\x61lance\x18\x01 \x01(\x0b\x32\x1c.darkroom.api.types.v1.Money\x12*\n\x04held\x18\x02 \x01(\x0b\x32\x1c.darkroom.api.types.v1.Money\"\xe8\x01\n\x0cPriceVersion\x12\x18\n\x10price_version_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08\x63urrency\x18\x03 \x01(\t\x12\x17\n\x0fnanos_per_image\x18\x04 \x01(\x03\x12\x1b\n\x13nanos_per_megapixel\x18\x05 \x01(\x03\x12\x1c\n\x14nanos_per_gpu_second\x18\x06 \x01(\x03\x12\x15\n\rminimum_nanos\x18\x07 \x01(\x03\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_from\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"f\n\x0fSetPriceRequest\x12:\n\x05price\x18\x01 \x01(\x0b\x32+.darkroom.api.billing_meter.v1.PriceVersion\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"N\n\x10SetPriceResponse\x12:\n\x05price\x18\x01 \x01(\x0b\x32+.darkroom.api.billing_meter.v1.PriceVersion\"\x12\n\x10ReconcileRequest\"3\n\x0fInvariantResult\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nviolations\x18\x02 \x01(\x03\"T\n\x11ReconcileResponse\x12?\n\x07results\x18\x01 \x03(\x0b\x32..darkroom.api.billing_meter.v1.InvariantResult*u\n\x0b\x43hargeState\x12\x1c\n\x18\x43HARGE_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43HARGE_STATE_PENDING\x10\x01\x12\x17\n\x13\x43HARGE_STATE_POSTED\x10\x02\x12\x15\n\x11\x43HARGE_STATE_FREE\x10\x03*U\n\nUsageGroup\x12\x1b\n\x17USAGE_GROUP_UNSPECIFIED\x10\x00\x12\x15\n\x11USAGE_GROUP_MODEL\x10\x01\x12\x13\n\x0fUSAGE_GROUP_DAY\x10\x02\x32\xaa\x05\n\x0e\x42illingService\x12\x83\x01\n\tGetCharge\x12/.darkroom.api.billing_meter.v1.GetChargeRequest\x1a\x30.darkroom.api.billing_meter.v1.GetChargeResponse\"\x13\x90\x02\x01\x8a\xb5\x18\x0c\x62illing.read\x12\x89\x01\n\x0bReportUsage\x12\x31.darkroom.api.billing_meter.v1.ReportUsageRequest\x1a\x32.darkroom.api.billing_meter.v1.ReportUsageResponse\"\x13\x90\x02\x01\x8a\xb5\x18\x0c\x62illing.read\x12\x86\x01\n\nGetBalance\x12\x30.darkroom.api.billing_meter.v1.GetBalanceRequest\x1a\x31.darkroom.api.billing_meter.v1.GetBalanceResponse\"\x13\x90\x02\x01\x8a\xb5\x18\x0c\x62illing.read\x12|\n\x08SetPrice\x12..darkroom.api.billing_meter.v1.SetPriceRequest\x1a/.darkroom.api.billing_meter.v1.SetPriceResponse\"\x0f\x90\x02\x02\x8a\xb5\x18\x08operator\x12\x7f\n\tReconcile\x12/.darkroom.api.billing_meter.v1.ReconcileRequest\x1a\x30.darkroom.api.billing_meter.v1.ReconcileResponse\"\x0f\x90\x02\x01\x8a\xb5\x18\x08operatorb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,40 +47,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BILLINGSERVICE'].methods_by_name['SetPrice']._serialized_options = b'\220\002\002\212\265\030\010operator'
   _globals['_BILLINGSERVICE'].methods_by_name['Reconcile']._loaded_options = None
   _globals['_BILLINGSERVICE'].methods_by_name['Reconcile']._serialized_options = b'\220\002\001\212\265\030\010operator'
-  _globals['_CHARGESTATE']._serialized_start=1976
-  _globals['_CHARGESTATE']._serialized_end=2093
-  _globals['_USAGEGROUP']._serialized_start=2095
-  _globals['_USAGEGROUP']._serialized_end=2180
-  _globals['_CHARGE']._serialized_start=192
-  _globals['_CHARGE']._serialized_end=663
-  _globals['_CHARGE_TAGSENTRY']._serialized_start=620
-  _globals['_CHARGE_TAGSENTRY']._serialized_end=663
-  _globals['_GETCHARGEREQUEST']._serialized_start=665
-  _globals['_GETCHARGEREQUEST']._serialized_end=706
-  _globals['_GETCHARGERESPONSE']._serialized_start=708
-  _globals['_GETCHARGERESPONSE']._serialized_end=782
-  _globals['_REPORTUSAGEREQUEST']._serialized_start=785
-  _globals['_REPORTUSAGEREQUEST']._serialized_end=948
-  _globals['_USAGEROW']._serialized_start=951
-  _globals['_USAGEROW']._serialized_end=1127
-  _globals['_REPORTUSAGERESPONSE']._serialized_start=1130
-  _globals['_REPORTUSAGERESPONSE']._serialized_end=1262
-  _globals['_GETBALANCEREQUEST']._serialized_start=1264
-  _globals['_GETBALANCEREQUEST']._serialized_end=1283
-  _globals['_GETBALANCERESPONSE']._serialized_start=1285
-  _globals['_GETBALANCERESPONSE']._serialized_end=1396
-  _globals['_PRICEVERSION']._serialized_start=1399
-  _globals['_PRICEVERSION']._serialized_end=1631
-  _globals['_SETPRICEREQUEST']._serialized_start=1633
-  _globals['_SETPRICEREQUEST']._serialized_end=1735
-  _globals['_SETPRICERESPONSE']._serialized_start=1737
-  _globals['_SETPRICERESPONSE']._serialized_end=1815
-  _globals['_RECONCILEREQUEST']._serialized_start=1817
-  _globals['_RECONCILEREQUEST']._serialized_end=1835
-  _globals['_INVARIANTRESULT']._serialized_start=1837
-  _globals['_INVARIANTRESULT']._serialized_end=1888
-  _globals['_RECONCILERESPONSE']._serialized_start=1890
-  _globals['_RECONCILERESPONSE']._serialized_end=1974
-  _globals['_BILLINGSERVICE']._serialized_start=2183
-  _globals['_BILLINGSERVICE']._serialized_end=2865
+  _globals['_CHARGESTATE']._serialized_start=2064
+  _globals['_CHARGESTATE']._serialized_end=2181
+  _globals['_USAGEGROUP']._serialized_start=2183
+  _globals['_USAGEGROUP']._serialized_end=2268
+  _globals['_CHARGE']._serialized_start=227
+  _globals['_CHARGE']._serialized_end=751
+  _globals['_CHARGE_TAGSENTRY']._serialized_start=708
+  _globals['_CHARGE_TAGSENTRY']._serialized_end=751
+  _globals['_GETCHARGEREQUEST']._serialized_start=753
+  _globals['_GETCHARGEREQUEST']._serialized_end=794
+  _globals['_GETCHARGERESPONSE']._serialized_start=796
+  _globals['_GETCHARGERESPONSE']._serialized_end=870
+  _globals['_REPORTUSAGEREQUEST']._serialized_start=873
+  _globals['_REPORTUSAGEREQUEST']._serialized_end=1036
+  _globals['_USAGEROW']._serialized_start=1039
+  _globals['_USAGEROW']._serialized_end=1215
+  _globals['_REPORTUSAGERESPONSE']._serialized_start=1218
+  _globals['_REPORTUSAGERESPONSE']._serialized_end=1350
+  _globals['_GETBALANCEREQUEST']._serialized_start=1352
+  _globals['_GETBALANCEREQUEST']._serialized_end=1371
+  _globals['_GETBALANCERESPONSE']._serialized_start=1373
+  _globals['_GETBALANCERESPONSE']._serialized_end=1484
+  _globals['_PRICEVERSION']._serialized_start=1487
+  _globals['_PRICEVERSION']._serialized_end=1719
+  _globals['_SETPRICEREQUEST']._serialized_start=1721
+  _globals['_SETPRICEREQUEST']._serialized_end=1823
+  _globals['_SETPRICERESPONSE']._serialized_start=1825
+  _globals['_SETPRICERESPONSE']._serialized_end=1903
+  _globals['_RECONCILEREQUEST']._serialized_start=1905
+  _globals['_RECONCILEREQUEST']._serialized_end=1923
+  _globals['_INVARIANTRESULT']._serialized_start=1925
+  _globals['_INVARIANTRESULT']._serialized_end=1976
+  _globals['_RECONCILERESPONSE']._serialized_start=1978
+  _globals['_RECONCILERESPONSE']._serialized_end=2062
+  _globals['_BILLINGSERVICE']._serialized_start=2271
+  _globals['_BILLINGSERVICE']._serialized_end=2953
 # @@protoc_insertion_point(module_scope)

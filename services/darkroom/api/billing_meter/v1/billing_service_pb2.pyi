@@ -4,6 +4,7 @@ isort:skip_file
 What it cost: charges, reports and prices."""
 
 from collections import abc as _abc
+from darkroom.api.types.v1 import media_pb2 as _media_pb2
 from darkroom.api.types.v1 import money_pb2 as _money_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -110,6 +111,7 @@ class Charge(_message.Message):
     PRICE_VERSION_ID_FIELD_NUMBER: _builtins.int
     POSTED_AT_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
     generation_id: _builtins.str
     """The generation ("gen_…")."""
     state: Global___ChargeState.ValueType
@@ -122,6 +124,8 @@ class Charge(_message.Message):
     """Why it is free, such as "FAILED" or "CANCELLED"; empty unless FREE."""
     price_version_id: _builtins.str
     """The price version applied."""
+    quality: _media_pb2.QualityTier.ValueType
+    """The tier that its outputs were made in; unspecified if there are none."""
     @_builtins.property
     def usage(self) -> _money_pb2.Usage:
         """What was used."""
@@ -156,10 +160,11 @@ class Charge(_message.Message):
         price_version_id: _builtins.str = ...,
         posted_at: _timestamp_pb2.Timestamp | None = ...,
         tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        quality: _media_pb2.QualityTier.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "posted_at", b"posted_at", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "free_reason", b"free_reason", "generation_id", b"generation_id", "lines", b"lines", "model", b"model", "posted_at", b"posted_at", "price_version_id", b"price_version_id", "state", b"state", "tags", b"tags", "transaction_id", b"transaction_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "free_reason", b"free_reason", "generation_id", b"generation_id", "lines", b"lines", "model", b"model", "posted_at", b"posted_at", "price_version_id", b"price_version_id", "quality", b"quality", "state", b"state", "tags", b"tags", "transaction_id", b"transaction_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -23,12 +23,13 @@ _sym_db = _symbol_database.Default()
 
 
 from darkroom.api.billing_meter.v1 import billing_service_pb2 as darkroom_dot_api_dot_billing__meter_dot_v1_dot_billing__service__pb2
+from darkroom.api.types.v1 import media_pb2 as darkroom_dot_api_dot_types_dot_v1_dot_media__pb2
 from darkroom.api.types.v1 import money_pb2 as darkroom_dot_api_dot_types_dot_v1_dot_money__pb2
 from darkroom.api.types.v1 import options_pb2 as darkroom_dot_api_dot_types_dot_v1_dot_options__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n4darkroom/api/billing_meter/v1/metering_service.proto\x12\x1d\x64\x61rkroom.api.billing_meter.v1\x1a\x33\x64\x61rkroom/api/billing_meter/v1/billing_service.proto\x1a!darkroom/api/types/v1/money.proto\x1a#darkroom/api/types/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x13\n\x11ListPricesRequest\"Q\n\x12ListPricesResponse\x12;\n\x06prices\x18\x01 \x03(\x0b\x32+.darkroom.api.billing_meter.v1.PriceVersion\"\x93\x01\n\x11GrantLeaseRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08grant_id\x18\x02 \x01(\t\x12,\n\x06wanted\x18\x03 \x01(\x0b\x32\x1c.darkroom.api.types.v1.Money\x12+\n\x05least\x18\x04 \x01(\x0b\x32\x1c.darkroom.api.types.v1.Money\"C\n\x12GrantLeaseResponse\x12-\n\x07granted\x18\x01 \x01(\x0b\x32\x1c.darkroom.api.types.v1.Money\"j\n\x13ReleaseLeaseRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x12\n\nrelease_id\x18\x02 \x01(\t\x12,\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x1c.darkroom.api.types.v1.Money\"\x16\n\x14ReleaseLeaseResponse\"\x9a\x03\n\x07Outcome\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x18\n\x10price_version_id\x18\x04 \x01(\t\x12+\n\x05usage\x18\x05 \x01(\x0b\x32\x1c.darkroom.api.types.v1.Usage\x12.\n\x08\x65stimate\x18\x06 \x01(\x0b\x32\x1c.darkroom.api.types.v1.Money\x12\x13\n\x0b\x66ree_reason\x18\x07 \x01(\t\x12/\n\x0b\x66inished_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12>\n\x04tags\x18\t \x03(\x0b\x32\x30.darkroom.api.billing_meter.v1.Outcome.TagsEntry\x12,\n\x06\x61mount\x18\n \x01(\x0b\x32\x1c.darkroom.api.types.v1.Money\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"Q\n\x15RecordOutcomesRequest\x12\x38\n\x08outcomes\x18\x01 \x03(\x0b\x32&.darkroom.api.billing_meter.v1.Outcome\"p\n\x0fRecordedOutcome\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\x12\x35\n\x06\x63harge\x18\x02 \x01(\x0b\x32%.darkroom.api.billing_meter.v1.Charge\x12\x0f\n\x07refusal\x18\x03 \x01(\t\"Z\n\x16RecordOutcomesResponse\x12@\n\x08outcomes\x18\x01 \x03(\x0b\x32..darkroom.api.billing_meter.v1.RecordedOutcome2\xb7\x04\n\x0fMeteringService\x12\x82\x01\n\nListPrices\x12\x30.darkroom.api.billing_meter.v1.ListPricesRequest\x1a\x31.darkroom.api.billing_meter.v1.ListPricesResponse\"\x0f\x90\x02\x01\x8a\xb5\x18\x08internal\x12\x82\x01\n\nGrantLease\x12\x30.darkroom.api.billing_meter.v1.GrantLeaseRequest\x1a\x31.darkroom.api.billing_meter.v1.GrantLeaseResponse\"\x0f\x90\x02\x02\x8a\xb5\x18\x08internal\x12\x88\x01\n\x0cReleaseLease\x12\x32.darkroom.api.billing_meter.v1.ReleaseLeaseRequest\x1a\x33.darkroom.api.billing_meter.v1.ReleaseLeaseResponse\"\x0f\x90\x02\x02\x8a\xb5\x18\x08internal\x12\x8e\x01\n\x0eRecordOutcomes\x12\x34.darkroom.api.billing_meter.v1.RecordOutcomesRequest\x1a\x35.darkroom.api.billing_meter.v1.RecordOutcomesResponse\"\x0f\x90\x02\x02\x8a\xb5\x18\x08internalb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n4darkroom/api/billing_meter/v1/metering_service.proto\x12\x1d\x64\x61rkroom.api.billing_meter.v1\x1a\x33\x64\x61rkroom/api/billing_meter/v1/billing_service.proto\x1a!darkroom/api/types/v1/media.proto\x1a!darkroom/api/types/v1/money.proto\x1a#darkroom/api/types/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x13\n\x11ListPricesRequest\"Q\n\x12ListPricesResponse\x12;\n\x06prices\x18\x01 \x03(\x0b\x32+.darkroom.api.billing_meter.v1.PriceVersion\"\x93\x01\n\x11GrantLeaseRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08grant_id\x18\x02 \x01(\t\x12,\n\x06wanted\x18\x03 \x01(\x0b\x32\x1c.darkroom.api.types.v1.Money\x12+\n\x05least\x18\x04 \x01(\x0b\x32\x1c.darkroom.api.types.v1.Money\"C\n\x12GrantLeaseResponse\x12-\n\x07granted\x18\x01 \x01(\x0b\x32\x1c.darkroom.api.types.v1.Money\"j\n\x13ReleaseLeaseRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x12\n\nrelease_id\x18\x02 \x01(\t\x12,\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x1c.darkroom.api.types.v1.Money\"\x16\n\x14ReleaseLeaseResponse\"\xcf\x03\n\x07Outcome\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x18\n\x10price_version_id\x18\x04 \x01(\t\x12+\n\x05usage\x18\x05 \x01(\x0b\x32\x1c.darkroom.api.types.v1.Usage\x12.\n\x08\x65stimate\x18\x06 \x01(\x0b\x32\x1c.darkroom.api.types.v1.Money\x12\x13\n\x0b\x66ree_reason\x18\x07 \x01(\t\x12/\n\x0b\x66inished_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12>\n\x04tags\x18\t \x03(\x0b\x32\x30.darkroom.api.billing_meter.v1.Outcome.TagsEntry\x12,\n\x06\x61mount\x18\n \x01(\x0b\x32\x1c.darkroom.api.types.v1.Money\x12\x33\n\x07quality\x18\x0b \x01(\x0e\x32\".darkroom.api.types.v1.QualityTier\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"Q\n\x15RecordOutcomesRequest\x12\x38\n\x08outcomes\x18\x01 \x03(\x0b\x32&.darkroom.api.billing_meter.v1.Outcome\"p\n\x0fRecordedOutcome\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\x12\x35\n\x06\x63harge\x18\x02 \x01(\x0b\x32%.darkroom.api.billing_meter.v1.Charge\x12\x0f\n\x07refusal\x18\x03 \x01(\t\"Z\n\x16RecordOutcomesResponse\x12@\n\x08outcomes\x18\x01 \x03(\x0b\x32..darkroom.api.billing_meter.v1.RecordedOutcome2\xb7\x04\n\x0fMeteringService\x12\x82\x01\n\nListPrices\x12\x30.darkroom.api.billing_meter.v1.ListPricesRequest\x1a\x31.darkroom.api.billing_meter.v1.ListPricesResponse\"\x0f\x90\x02\x01\x8a\xb5\x18\x08internal\x12\x82\x01\n\nGrantLease\x12\x30.darkroom.api.billing_meter.v1.GrantLeaseRequest\x1a\x31.darkroom.api.billing_meter.v1.GrantLeaseResponse\"\x0f\x90\x02\x02\x8a\xb5\x18\x08internal\x12\x88\x01\n\x0cReleaseLease\x12\x32.darkroom.api.billing_meter.v1.ReleaseLeaseRequest\x1a\x33.darkroom.api.billing_meter.v1.ReleaseLeaseResponse\"\x0f\x90\x02\x02\x8a\xb5\x18\x08internal\x12\x8e\x01\n\x0eRecordOutcomes\x12\x34.darkroom.api.billing_meter.v1.RecordOutcomesRequest\x1a\x35.darkroom.api.billing_meter.v1.RecordOutcomesResponse\"\x0f\x90\x02\x02\x8a\xb5\x18\x08internalb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,28 +46,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_METERINGSERVICE'].methods_by_name['ReleaseLease']._serialized_options = b'\220\002\002\212\265\030\010internal'
   _globals['_METERINGSERVICE'].methods_by_name['RecordOutcomes']._loaded_options = None
   _globals['_METERINGSERVICE'].methods_by_name['RecordOutcomes']._serialized_options = b'\220\002\002\212\265\030\010internal'
-  _globals['_LISTPRICESREQUEST']._serialized_start=245
-  _globals['_LISTPRICESREQUEST']._serialized_end=264
-  _globals['_LISTPRICESRESPONSE']._serialized_start=266
-  _globals['_LISTPRICESRESPONSE']._serialized_end=347
-  _globals['_GRANTLEASEREQUEST']._serialized_start=350
-  _globals['_GRANTLEASEREQUEST']._serialized_end=497
-  _globals['_GRANTLEASERESPONSE']._serialized_start=499
-  _globals['_GRANTLEASERESPONSE']._serialized_end=566
-  _globals['_RELEASELEASEREQUEST']._serialized_start=568
-  _globals['_RELEASELEASEREQUEST']._serialized_end=674
-  _globals['_RELEASELEASERESPONSE']._serialized_start=676
-  _globals['_RELEASELEASERESPONSE']._serialized_end=698
-  _globals['_OUTCOME']._serialized_start=701
-  _globals['_OUTCOME']._serialized_end=1111
-  _globals['_OUTCOME_TAGSENTRY']._serialized_start=1068
-  _globals['_OUTCOME_TAGSENTRY']._serialized_end=1111
-  _globals['_RECORDOUTCOMESREQUEST']._serialized_start=1113
-  _globals['_RECORDOUTCOMESREQUEST']._serialized_end=1194
-  _globals['_RECORDEDOUTCOME']._serialized_start=1196
-  _globals['_RECORDEDOUTCOME']._serialized_end=1308
-  _globals['_RECORDOUTCOMESRESPONSE']._serialized_start=1310
-  _globals['_RECORDOUTCOMESRESPONSE']._serialized_end=1400
-  _globals['_METERINGSERVICE']._serialized_start=1403
-  _globals['_METERINGSERVICE']._serialized_end=1970
+  _globals['_LISTPRICESREQUEST']._serialized_start=280
+  _globals['_LISTPRICESREQUEST']._serialized_end=299
+  _globals['_LISTPRICESRESPONSE']._serialized_start=301
+  _globals['_LISTPRICESRESPONSE']._serialized_end=382
+  _globals['_GRANTLEASEREQUEST']._serialized_start=385
+  _globals['_GRANTLEASEREQUEST']._serialized_end=532
+  _globals['_GRANTLEASERESPONSE']._serialized_start=534
+  _globals['_GRANTLEASERESPONSE']._serialized_end=601
+  _globals['_RELEASELEASEREQUEST']._serialized_start=603
+  _globals['_RELEASELEASEREQUEST']._serialized_end=709
+  _globals['_RELEASELEASERESPONSE']._serialized_start=711
+  _globals['_RELEASELEASERESPONSE']._serialized_end=733
+  _globals['_OUTCOME']._serialized_start=736
+  _globals['_OUTCOME']._serialized_end=1199
+  _globals['_OUTCOME_TAGSENTRY']._serialized_start=1156
+  _globals['_OUTCOME_TAGSENTRY']._serialized_end=1199
+  _globals['_RECORDOUTCOMESREQUEST']._serialized_start=1201
+  _globals['_RECORDOUTCOMESREQUEST']._serialized_end=1282
+  _globals['_RECORDEDOUTCOME']._serialized_start=1284
+  _globals['_RECORDEDOUTCOME']._serialized_end=1396
+  _globals['_RECORDOUTCOMESRESPONSE']._serialized_start=1398
+  _globals['_RECORDOUTCOMESRESPONSE']._serialized_end=1488
+  _globals['_METERINGSERVICE']._serialized_start=1491
+  _globals['_METERINGSERVICE']._serialized_end=2058
 # @@protoc_insertion_point(module_scope)

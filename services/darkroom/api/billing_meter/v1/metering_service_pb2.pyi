@@ -5,6 +5,7 @@ How the scheduler reaches the ledger: prices, spending leases and billing outcom
 
 from collections import abc as _abc
 from darkroom.api.billing_meter.v1 import billing_service_pb2 as _billing_service_pb2
+from darkroom.api.types.v1 import media_pb2 as _media_pb2
 from darkroom.api.types.v1 import money_pb2 as _money_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -209,6 +210,7 @@ class Outcome(_message.Message):
     FINISHED_AT_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
     generation_id: _builtins.str
     """The generation ("gen_…"); the idempotency key."""
     tenant_id: _builtins.str
@@ -219,6 +221,8 @@ class Outcome(_message.Message):
     """The price version it was accepted with."""
     free_reason: _builtins.str
     """Empty means charged; else free for this reason, such as "FAILED", "CANCELLED"."""
+    quality: _media_pb2.QualityTier.ValueType
+    """The tier that its outputs were made in; unspecified if there are none."""
     @_builtins.property
     def usage(self) -> _money_pb2.Usage:
         """What it used."""
@@ -254,10 +258,11 @@ class Outcome(_message.Message):
         finished_at: _timestamp_pb2.Timestamp | None = ...,
         tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         amount: _money_pb2.Money | None = ...,
+        quality: _media_pb2.QualityTier.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "estimate", b"estimate", "finished_at", b"finished_at", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "estimate", b"estimate", "finished_at", b"finished_at", "free_reason", b"free_reason", "generation_id", b"generation_id", "model", b"model", "price_version_id", b"price_version_id", "tags", b"tags", "tenant_id", b"tenant_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "estimate", b"estimate", "finished_at", b"finished_at", "free_reason", b"free_reason", "generation_id", b"generation_id", "model", b"model", "price_version_id", b"price_version_id", "quality", b"quality", "tags", b"tags", "tenant_id", b"tenant_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,12 +24,13 @@ _sym_db = _symbol_database.Default()
 
 from darkroom.api.scheduler.v1 import generation_pb2 as darkroom_dot_api_dot_scheduler_dot_v1_dot_generation__pb2
 from darkroom.api.types.v1 import inputs_pb2 as darkroom_dot_api_dot_types_dot_v1_dot_inputs__pb2
+from darkroom.api.types.v1 import money_pb2 as darkroom_dot_api_dot_types_dot_v1_dot_money__pb2
 from darkroom.api.types.v1 import options_pb2 as darkroom_dot_api_dot_types_dot_v1_dot_options__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n2darkroom/api/scheduler/v1/generation_service.proto\x12\x19\x64\x61rkroom.api.scheduler.v1\x1a*darkroom/api/scheduler/v1/generation.proto\x1a\"darkroom/api/types/v1/inputs.proto\x1a#darkroom/api/types/v1/options.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x82\x04\n\x17\x43reateGenerationRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x32\n\x05image\x18\x02 \x01(\x0b\x32!.darkroom.api.types.v1.ImageInputH\x00\x12\x32\n\x05video\x18\x03 \x01(\x0b\x32!.darkroom.api.types.v1.VideoInputH\x00\x12\x32\n\x05\x61udio\x18\x04 \x01(\x0b\x32!.darkroom.api.types.v1.AudioInputH\x00\x12\x41\n\rlora_training\x18\x05 \x01(\x0b\x32(.darkroom.api.types.v1.LoraTrainingInputH\x00\x12\x31\n\x08priority\x18\x06 \x01(\x0e\x32\x1f.darkroom.api.types.v1.Priority\x12+\n\x08\x64\x65\x61\x64line\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fidempotency_key\x18\x08 \x01(\t\x12J\n\x04tags\x18\t \x03(\x0b\x32<.darkroom.api.scheduler.v1.CreateGenerationRequest.TagsEntry\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05input\"U\n\x18\x43reateGenerationResponse\x12\x39\n\ngeneration\x18\x01 \x01(\x0b\x32%.darkroom.api.scheduler.v1.Generation\"-\n\x14GetGenerationRequest\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\"R\n\x15GetGenerationResponse\x12\x39\n\ngeneration\x18\x01 \x01(\x0b\x32%.darkroom.api.scheduler.v1.Generation\"\x89\x01\n\x16ListGenerationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x39\n\x05state\x18\x03 \x01(\x0e\x32*.darkroom.api.scheduler.v1.GenerationState\x12\r\n\x05model\x18\x04 \x01(\t\"n\n\x17ListGenerationsResponse\x12:\n\x0bgenerations\x18\x01 \x03(\x0b\x32%.darkroom.api.scheduler.v1.Generation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"0\n\x17\x43\x61ncelGenerationRequest\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\"U\n\x18\x43\x61ncelGenerationResponse\x12\x39\n\ngeneration\x18\x01 \x01(\x0b\x32%.darkroom.api.scheduler.v1.Generation\"G\n\x16WatchGenerationRequest\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"T\n\x17WatchGenerationResponse\x12\x39\n\ngeneration\x18\x01 \x01(\x0b\x32%.darkroom.api.scheduler.v1.Generation\"1\n\x18\x45xplainGenerationRequest\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\"t\n\x19\x45xplainGenerationResponse\x12?\n\tdecisions\x18\x01 \x03(\x0b\x32,.darkroom.api.scheduler.v1.PlacementDecision\x12\x16\n\x0ewaiting_reason\x18\x02 \x01(\t\"\x82\x03\n\x11PlacementDecision\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x05\x12.\n\ndecided_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04pool\x18\x03 \x01(\t\x12\x11\n\trunner_id\x18\x04 \x01(\t\x12\x0f\n\x07summary\x18\x05 \x01(\t\x12\x41\n\ncandidates\x18\x06 \x03(\x0b\x32-.darkroom.api.scheduler.v1.PlacementCandidate\x12P\n\nrejections\x18\x07 \x03(\x0b\x32<.darkroom.api.scheduler.v1.PlacementDecision.RejectionsEntry\x12\x1c\n\x14previous_attempt_end\x18\x08 \x01(\t\x12\x14\n\x0cresumed_step\x18\t \x01(\x05\x1a\x31\n\x0fRejectionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"\xee\x01\n\x12PlacementCandidate\x12\x11\n\trunner_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x14\n\x0cpredicted_us\x18\x03 \x01(\x03\x12\x1b\n\x13\x66oreign_utilization\x18\x04 \x01(\x01\x12G\n\x05terms\x18\x05 \x03(\x0b\x32\x38.darkroom.api.scheduler.v1.PlacementCandidate.TermsEntry\x12\r\n\x05score\x18\x06 \x01(\x01\x1a,\n\nTermsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x32\x95\x07\n\x11GenerationService\x12\x95\x01\n\x10\x43reateGeneration\x12\x32.darkroom.api.scheduler.v1.CreateGenerationRequest\x1a\x33.darkroom.api.scheduler.v1.CreateGenerationResponse\"\x18\x90\x02\x02\x8a\xb5\x18\x11generations.write\x12\x8b\x01\n\rGetGeneration\x12/.darkroom.api.scheduler.v1.GetGenerationRequest\x1a\x30.darkroom.api.scheduler.v1.GetGenerationResponse\"\x17\x90\x02\x01\x8a\xb5\x18\x10generations.read\x12\x91\x01\n\x0fListGenerations\x12\x31.darkroom.api.scheduler.v1.ListGenerationsRequest\x1a\x32.darkroom.api.scheduler.v1.ListGenerationsResponse\"\x17\x90\x02\x01\x8a\xb5\x18\x10generations.read\x12\x95\x01\n\x10\x43\x61ncelGeneration\x12\x32.darkroom.api.scheduler.v1.CancelGenerationRequest\x1a\x33.darkroom.api.scheduler.v1.CancelGenerationResponse\"\x18\x90\x02\x02\x8a\xb5\x18\x11generations.write\x12\x93\x01\n\x0fWatchGeneration\x12\x31.darkroom.api.scheduler.v1.WatchGenerationRequest\x1a\x32.darkroom.api.scheduler.v1.WatchGenerationResponse\"\x17\x90\x02\x01\x8a\xb5\x18\x10generations.read0\x01\x12\x97\x01\n\x11\x45xplainGeneration\x12\x33.darkroom.api.scheduler.v1.ExplainGenerationRequest\x1a\x34.darkroom.api.scheduler.v1.ExplainGenerationResponse\"\x17\x90\x02\x01\x8a\xb5\x18\x10generations.readb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n2darkroom/api/scheduler/v1/generation_service.proto\x12\x19\x64\x61rkroom.api.scheduler.v1\x1a*darkroom/api/scheduler/v1/generation.proto\x1a\"darkroom/api/types/v1/inputs.proto\x1a!darkroom/api/types/v1/money.proto\x1a#darkroom/api/types/v1/options.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x82\x04\n\x17\x43reateGenerationRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x32\n\x05image\x18\x02 \x01(\x0b\x32!.darkroom.api.types.v1.ImageInputH\x00\x12\x32\n\x05video\x18\x03 \x01(\x0b\x32!.darkroom.api.types.v1.VideoInputH\x00\x12\x32\n\x05\x61udio\x18\x04 \x01(\x0b\x32!.darkroom.api.types.v1.AudioInputH\x00\x12\x41\n\rlora_training\x18\x05 \x01(\x0b\x32(.darkroom.api.types.v1.LoraTrainingInputH\x00\x12\x31\n\x08priority\x18\x06 \x01(\x0e\x32\x1f.darkroom.api.types.v1.Priority\x12+\n\x08\x64\x65\x61\x64line\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fidempotency_key\x18\x08 \x01(\t\x12J\n\x04tags\x18\t \x03(\x0b\x32<.darkroom.api.scheduler.v1.CreateGenerationRequest.TagsEntry\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05input\"U\n\x18\x43reateGenerationResponse\x12\x39\n\ngeneration\x18\x01 \x01(\x0b\x32%.darkroom.api.scheduler.v1.Generation\"-\n\x14GetGenerationRequest\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\"R\n\x15GetGenerationResponse\x12\x39\n\ngeneration\x18\x01 \x01(\x0b\x32%.darkroom.api.scheduler.v1.Generation\"\x89\x01\n\x16ListGenerationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x39\n\x05state\x18\x03 \x01(\x0e\x32*.darkroom.api.scheduler.v1.GenerationState\x12\r\n\x05model\x18\x04 \x01(\t\"n\n\x17ListGenerationsResponse\x12:\n\x0bgenerations\x18\x01 \x03(\x0b\x32%.darkroom.api.scheduler.v1.Generation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"0\n\x17\x43\x61ncelGenerationRequest\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\"U\n\x18\x43\x61ncelGenerationResponse\x12\x39\n\ngeneration\x18\x01 \x01(\x0b\x32%.darkroom.api.scheduler.v1.Generation\"G\n\x16WatchGenerationRequest\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"T\n\x17WatchGenerationResponse\x12\x39\n\ngeneration\x18\x01 \x01(\x0b\x32%.darkroom.api.scheduler.v1.Generation\"x\n\x19\x45stimateGenerationRequest\x12\x46\n\ngeneration\x18\x01 \x01(\x0b\x32\x32.darkroom.api.scheduler.v1.CreateGenerationRequest\x12\x13\n\x0b\x61\x63\x63\x65lerator\x18\x02 \x01(\t\"\xe0\x01\n\x1a\x45stimateGenerationResponse\x12/\n\tprice_max\x18\x01 \x01(\x0b\x32\x1c.darkroom.api.types.v1.Money\x12\x14\n\x07wait_us\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x13\n\x0bsteps_total\x18\x03 \x01(\x05\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x03\x12\x44\n\x0c\x61\x63\x63\x65lerators\x18\x05 \x03(\x0b\x32..darkroom.api.scheduler.v1.AcceleratorEstimateB\n\n\x08_wait_us\"\x8b\x01\n\x13\x41\x63\x63\x65leratorEstimate\x12\x13\n\x0b\x61\x63\x63\x65lerator\x18\x01 \x01(\t\x12\x0f\n\x07work_us\x18\x02 \x01(\x03\x12\x0f\n\x07load_us\x18\x03 \x01(\x03\x12+\n\x05price\x18\x04 \x01(\x0b\x32\x1c.darkroom.api.types.v1.Money\x12\x10\n\x08measured\x18\x05 \x01(\x08\"1\n\x18\x45xplainGenerationRequest\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\"t\n\x19\x45xplainGenerationResponse\x12?\n\tdecisions\x18\x01 \x03(\x0b\x32,.darkroom.api.scheduler.v1.PlacementDecision\x12\x16\n\x0ewaiting_reason\x18\x02 \x01(\t\"\x82\x03\n\x11PlacementDecision\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x05\x12.\n\ndecided_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04pool\x18\x03 \x01(\t\x12\x11\n\trunner_id\x18\x04 \x01(\t\x12\x0f\n\x07summary\x18\x05 \x01(\t\x12\x41\n\ncandidates\x18\x06 \x03(\x0b\x32-.darkroom.api.scheduler.v1.PlacementCandidate\x12P\n\nrejections\x18\x07 \x03(\x0b\x32<.darkroom.api.scheduler.v1.PlacementDecision.RejectionsEntry\x12\x1c\n\x14previous_attempt_end\x18\x08 \x01(\t\x12\x14\n\x0cresumed_step\x18\t \x01(\x05\x1a\x31\n\x0fRejectionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"\xee\x01\n\x12PlacementCandidate\x12\x11\n\trunner_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x14\n\x0cpredicted_us\x18\x03 \x01(\x03\x12\x1b\n\x13\x66oreign_utilization\x18\x04 \x01(\x01\x12G\n\x05terms\x18\x05 \x03(\x0b\x32\x38.darkroom.api.scheduler.v1.PlacementCandidate.TermsEntry\x12\r\n\x05score\x18\x06 \x01(\x01\x1a,\n\nTermsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x32\xb2\x08\n\x11GenerationService\x12\x95\x01\n\x10\x43reateGeneration\x12\x32.darkroom.api.scheduler.v1.CreateGenerationRequest\x1a\x33.darkroom.api.scheduler.v1.CreateGenerationResponse\"\x18\x90\x02\x02\x8a\xb5\x18\x11generations.write\x12\x8b\x01\n\rGetGeneration\x12/.darkroom.api.scheduler.v1.GetGenerationRequest\x1a\x30.darkroom.api.scheduler.v1.GetGenerationResponse\"\x17\x90\x02\x01\x8a\xb5\x18\x10generations.read\x12\x91\x01\n\x0fListGenerations\x12\x31.darkroom.api.scheduler.v1.ListGenerationsRequest\x1a\x32.darkroom.api.scheduler.v1.ListGenerationsResponse\"\x17\x90\x02\x01\x8a\xb5\x18\x10generations.read\x12\x95\x01\n\x10\x43\x61ncelGeneration\x12\x32.darkroom.api.scheduler.v1.CancelGenerationRequest\x1a\x33.darkroom.api.scheduler.v1.CancelGenerationResponse\"\x18\x90\x02\x02\x8a\xb5\x18\x11generations.write\x12\x93\x01\n\x0fWatchGeneration\x12\x31.darkroom.api.scheduler.v1.WatchGenerationRequest\x1a\x32.darkroom.api.scheduler.v1.WatchGenerationResponse\"\x17\x90\x02\x01\x8a\xb5\x18\x10generations.read0\x01\x12\x9a\x01\n\x12\x45stimateGeneration\x12\x34.darkroom.api.scheduler.v1.EstimateGenerationRequest\x1a\x35.darkroom.api.scheduler.v1.EstimateGenerationResponse\"\x17\x90\x02\x01\x8a\xb5\x18\x10generations.read\x12\x97\x01\n\x11\x45xplainGeneration\x12\x33.darkroom.api.scheduler.v1.ExplainGenerationRequest\x1a\x34.darkroom.api.scheduler.v1.ExplainGenerationResponse\"\x17\x90\x02\x01\x8a\xb5\x18\x10generations.readb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,42 +53,50 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GENERATIONSERVICE'].methods_by_name['CancelGeneration']._serialized_options = b'\220\002\002\212\265\030\021generations.write'
   _globals['_GENERATIONSERVICE'].methods_by_name['WatchGeneration']._loaded_options = None
   _globals['_GENERATIONSERVICE'].methods_by_name['WatchGeneration']._serialized_options = b'\220\002\001\212\265\030\020generations.read'
+  _globals['_GENERATIONSERVICE'].methods_by_name['EstimateGeneration']._loaded_options = None
+  _globals['_GENERATIONSERVICE'].methods_by_name['EstimateGeneration']._serialized_options = b'\220\002\001\212\265\030\020generations.read'
   _globals['_GENERATIONSERVICE'].methods_by_name['ExplainGeneration']._loaded_options = None
   _globals['_GENERATIONSERVICE'].methods_by_name['ExplainGeneration']._serialized_options = b'\220\002\001\212\265\030\020generations.read'
-  _globals['_CREATEGENERATIONREQUEST']._serialized_start=264
-  _globals['_CREATEGENERATIONREQUEST']._serialized_end=778
-  _globals['_CREATEGENERATIONREQUEST_TAGSENTRY']._serialized_start=726
-  _globals['_CREATEGENERATIONREQUEST_TAGSENTRY']._serialized_end=769
-  _globals['_CREATEGENERATIONRESPONSE']._serialized_start=780
-  _globals['_CREATEGENERATIONRESPONSE']._serialized_end=865
-  _globals['_GETGENERATIONREQUEST']._serialized_start=867
-  _globals['_GETGENERATIONREQUEST']._serialized_end=912
-  _globals['_GETGENERATIONRESPONSE']._serialized_start=914
-  _globals['_GETGENERATIONRESPONSE']._serialized_end=996
-  _globals['_LISTGENERATIONSREQUEST']._serialized_start=999
-  _globals['_LISTGENERATIONSREQUEST']._serialized_end=1136
-  _globals['_LISTGENERATIONSRESPONSE']._serialized_start=1138
-  _globals['_LISTGENERATIONSRESPONSE']._serialized_end=1248
-  _globals['_CANCELGENERATIONREQUEST']._serialized_start=1250
-  _globals['_CANCELGENERATIONREQUEST']._serialized_end=1298
-  _globals['_CANCELGENERATIONRESPONSE']._serialized_start=1300
-  _globals['_CANCELGENERATIONRESPONSE']._serialized_end=1385
-  _globals['_WATCHGENERATIONREQUEST']._serialized_start=1387
-  _globals['_WATCHGENERATIONREQUEST']._serialized_end=1458
-  _globals['_WATCHGENERATIONRESPONSE']._serialized_start=1460
-  _globals['_WATCHGENERATIONRESPONSE']._serialized_end=1544
-  _globals['_EXPLAINGENERATIONREQUEST']._serialized_start=1546
-  _globals['_EXPLAINGENERATIONREQUEST']._serialized_end=1595
-  _globals['_EXPLAINGENERATIONRESPONSE']._serialized_start=1597
-  _globals['_EXPLAINGENERATIONRESPONSE']._serialized_end=1713
-  _globals['_PLACEMENTDECISION']._serialized_start=1716
-  _globals['_PLACEMENTDECISION']._serialized_end=2102
-  _globals['_PLACEMENTDECISION_REJECTIONSENTRY']._serialized_start=2053
-  _globals['_PLACEMENTDECISION_REJECTIONSENTRY']._serialized_end=2102
-  _globals['_PLACEMENTCANDIDATE']._serialized_start=2105
-  _globals['_PLACEMENTCANDIDATE']._serialized_end=2343
-  _globals['_PLACEMENTCANDIDATE_TERMSENTRY']._serialized_start=2299
-  _globals['_PLACEMENTCANDIDATE_TERMSENTRY']._serialized_end=2343
-  _globals['_GENERATIONSERVICE']._serialized_start=2346
-  _globals['_GENERATIONSERVICE']._serialized_end=3263
+  _globals['_CREATEGENERATIONREQUEST']._serialized_start=299
+  _globals['_CREATEGENERATIONREQUEST']._serialized_end=813
+  _globals['_CREATEGENERATIONREQUEST_TAGSENTRY']._serialized_start=761
+  _globals['_CREATEGENERATIONREQUEST_TAGSENTRY']._serialized_end=804
+  _globals['_CREATEGENERATIONRESPONSE']._serialized_start=815
+  _globals['_CREATEGENERATIONRESPONSE']._serialized_end=900
+  _globals['_GETGENERATIONREQUEST']._serialized_start=902
+  _globals['_GETGENERATIONREQUEST']._serialized_end=947
+  _globals['_GETGENERATIONRESPONSE']._serialized_start=949
+  _globals['_GETGENERATIONRESPONSE']._serialized_end=1031
+  _globals['_LISTGENERATIONSREQUEST']._serialized_start=1034
+  _globals['_LISTGENERATIONSREQUEST']._serialized_end=1171
+  _globals['_LISTGENERATIONSRESPONSE']._serialized_start=1173
+  _globals['_LISTGENERATIONSRESPONSE']._serialized_end=1283
+  _globals['_CANCELGENERATIONREQUEST']._serialized_start=1285
+  _globals['_CANCELGENERATIONREQUEST']._serialized_end=1333
+  _globals['_CANCELGENERATIONRESPONSE']._serialized_start=1335
+  _globals['_CANCELGENERATIONRESPONSE']._serialized_end=1420
+  _globals['_WATCHGENERATIONREQUEST']._serialized_start=1422
+  _globals['_WATCHGENERATIONREQUEST']._serialized_end=1493
+  _globals['_WATCHGENERATIONRESPONSE']._serialized_start=1495
+  _globals['_WATCHGENERATIONRESPONSE']._serialized_end=1579
+  _globals['_ESTIMATEGENERATIONREQUEST']._serialized_start=1581
+  _globals['_ESTIMATEGENERATIONREQUEST']._serialized_end=1701
+  _globals['_ESTIMATEGENERATIONRESPONSE']._serialized_start=1704
+  _globals['_ESTIMATEGENERATIONRESPONSE']._serialized_end=1928
+  _globals['_ACCELERATORESTIMATE']._serialized_start=1931
+  _globals['_ACCELERATORESTIMATE']._serialized_end=2070
+  _globals['_EXPLAINGENERATIONREQUEST']._serialized_start=2072
+  _globals['_EXPLAINGENERATIONREQUEST']._serialized_end=2121
+  _globals['_EXPLAINGENERATIONRESPONSE']._serialized_start=2123
+  _globals['_EXPLAINGENERATIONRESPONSE']._serialized_end=2239
+  _globals['_PLACEMENTDECISION']._serialized_start=2242
+  _globals['_PLACEMENTDECISION']._serialized_end=2628
+  _globals['_PLACEMENTDECISION_REJECTIONSENTRY']._serialized_start=2579
+  _globals['_PLACEMENTDECISION_REJECTIONSENTRY']._serialized_end=2628
+  _globals['_PLACEMENTCANDIDATE']._serialized_start=2631
+  _globals['_PLACEMENTCANDIDATE']._serialized_end=2869
+  _globals['_PLACEMENTCANDIDATE_TERMSENTRY']._serialized_start=2825
+  _globals['_PLACEMENTCANDIDATE_TERMSENTRY']._serialized_end=2869
+  _globals['_GENERATIONSERVICE']._serialized_start=2872
+  _globals['_GENERATIONSERVICE']._serialized_end=3946
 # @@protoc_insertion_point(module_scope)

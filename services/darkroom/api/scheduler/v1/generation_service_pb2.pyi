@@ -6,6 +6,7 @@ The public door for media: create, follow, cancel and explain generations."""
 from collections import abc as _abc
 from darkroom.api.scheduler.v1 import generation_pb2 as _generation_pb2
 from darkroom.api.types.v1 import inputs_pb2 as _inputs_pb2
+from darkroom.api.types.v1 import money_pb2 as _money_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
@@ -343,6 +344,118 @@ class WatchGenerationResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchGenerationResponse: _TypeAlias = WatchGenerationResponse  # noqa: Y015
+
+@_typing.final
+class EstimateGenerationRequest(_message.Message):
+    """The request to predict."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATION_FIELD_NUMBER: _builtins.int
+    ACCELERATOR_FIELD_NUMBER: _builtins.int
+    accelerator: _builtins.str
+    """Product name of the accelerator to predict for; empty means each kind that is there."""
+    @_builtins.property
+    def generation(self) -> Global___CreateGenerationRequest:
+        """As it would be sent; its idempotency key may be empty."""
+
+    def __init__(
+        self,
+        *,
+        generation: Global___CreateGenerationRequest | None = ...,
+        accelerator: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "generation", b"generation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimateGenerationRequest: _TypeAlias = EstimateGenerationRequest  # noqa: Y015
+
+@_typing.final
+class EstimateGenerationResponse(_message.Message):
+    """What the request would take."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRICE_MAX_FIELD_NUMBER: _builtins.int
+    WAIT_US_FIELD_NUMBER: _builtins.int
+    STEPS_TOTAL_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    ACCELERATORS_FIELD_NUMBER: _builtins.int
+    wait_us: _builtins.int
+    """Predicted wait before its work begins, in microseconds; unset when no runner is known."""
+    steps_total: _builtins.int
+    """Denoising steps over all outputs."""
+    memory_bytes: _builtins.int
+    """Memory that its model needs, in bytes."""
+    @_builtins.property
+    def price_max(self) -> _money_pb2.Money:
+        """The most it can cost: what would be reserved for it."""
+
+    @_builtins.property
+    def accelerators(self) -> _containers.RepeatedCompositeFieldContainer[Global___AcceleratorEstimate]:
+        """One for each kind of accelerator, the fastest first; empty when no runner serves the model."""
+
+    def __init__(
+        self,
+        *,
+        price_max: _money_pb2.Money | None = ...,
+        wait_us: _builtins.int | None = ...,
+        steps_total: _builtins.int = ...,
+        memory_bytes: _builtins.int = ...,
+        accelerators: _abc.Iterable[Global___AcceleratorEstimate] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_wait_us", b"_wait_us", "price_max", b"price_max", "wait_us", b"wait_us"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_wait_us", b"_wait_us", "accelerators", b"accelerators", "memory_bytes", b"memory_bytes", "price_max", b"price_max", "steps_total", b"steps_total", "wait_us", b"wait_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__wait_us: _TypeAlias = _typing.Literal["wait_us"]  # noqa: Y015
+    _WhichOneofArgType__wait_us: _TypeAlias = _typing.Literal["_wait_us", b"_wait_us"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__wait_us) -> _WhichOneofReturnType__wait_us | None: ...
+
+Global___EstimateGenerationResponse: _TypeAlias = EstimateGenerationResponse  # noqa: Y015
+
+@_typing.final
+class AcceleratorEstimate(_message.Message):
+    """The request's work on one kind of accelerator."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCELERATOR_FIELD_NUMBER: _builtins.int
+    WORK_US_FIELD_NUMBER: _builtins.int
+    LOAD_US_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    MEASURED_FIELD_NUMBER: _builtins.int
+    accelerator: _builtins.str
+    """Product name."""
+    work_us: _builtins.int
+    """Accelerator time of its steps, in microseconds."""
+    load_us: _builtins.int
+    """Time to load its model, in microseconds; 0 where a runner of this kind has it loaded."""
+    measured: _builtins.bool
+    """True if a runner of this kind has measured a step of this size and tier; false if it is scaled from other sizes."""
+    @_builtins.property
+    def price(self) -> _money_pb2.Money:
+        """What it would cost with exactly this accelerator time."""
+
+    def __init__(
+        self,
+        *,
+        accelerator: _builtins.str = ...,
+        work_us: _builtins.int = ...,
+        load_us: _builtins.int = ...,
+        price: _money_pb2.Money | None = ...,
+        measured: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["price", b"price"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "load_us", b"load_us", "measured", b"measured", "price", b"price", "work_us", b"work_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcceleratorEstimate: _TypeAlias = AcceleratorEstimate  # noqa: Y015
 
 @_typing.final
 class ExplainGenerationRequest(_message.Message):

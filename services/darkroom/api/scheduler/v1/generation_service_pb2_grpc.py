@@ -60,6 +60,11 @@ class GenerationServiceStub(object):
                 request_serializer=darkroom_dot_api_dot_scheduler_dot_v1_dot_generation__service__pb2.WatchGenerationRequest.SerializeToString,
                 response_deserializer=darkroom_dot_api_dot_scheduler_dot_v1_dot_generation__service__pb2.WatchGenerationResponse.FromString,
                 _registered_method=True)
+        self.EstimateGeneration = channel.unary_unary(
+                '/darkroom.api.scheduler.v1.GenerationService/EstimateGeneration',
+                request_serializer=darkroom_dot_api_dot_scheduler_dot_v1_dot_generation__service__pb2.EstimateGenerationRequest.SerializeToString,
+                response_deserializer=darkroom_dot_api_dot_scheduler_dot_v1_dot_generation__service__pb2.EstimateGenerationResponse.FromString,
+                _registered_method=True)
         self.ExplainGeneration = channel.unary_unary(
                 '/darkroom.api.scheduler.v1.GenerationService/ExplainGeneration',
                 request_serializer=darkroom_dot_api_dot_scheduler_dot_v1_dot_generation__service__pb2.ExplainGenerationRequest.SerializeToString,
@@ -108,6 +113,14 @@ class GenerationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EstimateGeneration(self, request, context):
+        """Predicts what a request would take, on each kind of accelerator that could serve it, without accepting it. Bad
+        parameters are INVALID_ARGUMENT as in CreateGeneration, whose admission uses the same numbers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExplainGeneration(self, request, context):
         """Tells why each attempt was placed where and when it was.
         """
@@ -142,6 +155,11 @@ def add_GenerationServiceServicer_to_server(servicer, server):
                     servicer.WatchGeneration,
                     request_deserializer=darkroom_dot_api_dot_scheduler_dot_v1_dot_generation__service__pb2.WatchGenerationRequest.FromString,
                     response_serializer=darkroom_dot_api_dot_scheduler_dot_v1_dot_generation__service__pb2.WatchGenerationResponse.SerializeToString,
+            ),
+            'EstimateGeneration': grpc.unary_unary_rpc_method_handler(
+                    servicer.EstimateGeneration,
+                    request_deserializer=darkroom_dot_api_dot_scheduler_dot_v1_dot_generation__service__pb2.EstimateGenerationRequest.FromString,
+                    response_serializer=darkroom_dot_api_dot_scheduler_dot_v1_dot_generation__service__pb2.EstimateGenerationResponse.SerializeToString,
             ),
             'ExplainGeneration': grpc.unary_unary_rpc_method_handler(
                     servicer.ExplainGeneration,
@@ -285,6 +303,33 @@ class GenerationService(object):
             '/darkroom.api.scheduler.v1.GenerationService/WatchGeneration',
             darkroom_dot_api_dot_scheduler_dot_v1_dot_generation__service__pb2.WatchGenerationRequest.SerializeToString,
             darkroom_dot_api_dot_scheduler_dot_v1_dot_generation__service__pb2.WatchGenerationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EstimateGeneration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/darkroom.api.scheduler.v1.GenerationService/EstimateGeneration',
+            darkroom_dot_api_dot_scheduler_dot_v1_dot_generation__service__pb2.EstimateGenerationRequest.SerializeToString,
+            darkroom_dot_api_dot_scheduler_dot_v1_dot_generation__service__pb2.EstimateGenerationResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,10 @@ class GenerationServiceStub:
     """Asks for the end of a generation; it stops within one denoising step. A finished one is returned unchanged."""
     WatchGeneration: _grpc.UnaryStreamMultiCallable[_generation_service_pb2.WatchGenerationRequest, _generation_service_pb2.WatchGenerationResponse]
     """Streams every change of a generation until it is final, from any replica; resumable by sequence number."""
+    EstimateGeneration: _grpc.UnaryUnaryMultiCallable[_generation_service_pb2.EstimateGenerationRequest, _generation_service_pb2.EstimateGenerationResponse]
+    """Predicts what a request would take, on each kind of accelerator that could serve it, without accepting it. Bad
+    parameters are INVALID_ARGUMENT as in CreateGeneration, whose admission uses the same numbers.
+    """
     ExplainGeneration: _grpc.UnaryUnaryMultiCallable[_generation_service_pb2.ExplainGenerationRequest, _generation_service_pb2.ExplainGenerationResponse]
     """Tells why each attempt was placed where and when it was."""
 
@@ -67,6 +71,10 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     """Asks for the end of a generation; it stops within one denoising step. A finished one is returned unchanged."""
     WatchGeneration: _aio.UnaryStreamMultiCallable[_generation_service_pb2.WatchGenerationRequest, _generation_service_pb2.WatchGenerationResponse]  # type: ignore[assignment]
     """Streams every change of a generation until it is final, from any replica; resumable by sequence number."""
+    EstimateGeneration: _aio.UnaryUnaryMultiCallable[_generation_service_pb2.EstimateGenerationRequest, _generation_service_pb2.EstimateGenerationResponse]  # type: ignore[assignment]
+    """Predicts what a request would take, on each kind of accelerator that could serve it, without accepting it. Bad
+    parameters are INVALID_ARGUMENT as in CreateGeneration, whose admission uses the same numbers.
+    """
     ExplainGeneration: _aio.UnaryUnaryMultiCallable[_generation_service_pb2.ExplainGenerationRequest, _generation_service_pb2.ExplainGenerationResponse]  # type: ignore[assignment]
     """Tells why each attempt was placed where and when it was."""
 
@@ -115,6 +123,16 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_generation_service_pb2.WatchGenerationResponse], _abc.AsyncIterator[_generation_service_pb2.WatchGenerationResponse]]:
         """Streams every change of a generation until it is final, from any replica; resumable by sequence number."""
+
+    @_abc_1.abstractmethod
+    def EstimateGeneration(
+        self,
+        request: _generation_service_pb2.EstimateGenerationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_generation_service_pb2.EstimateGenerationResponse, _abc.Awaitable[_generation_service_pb2.EstimateGenerationResponse]]:
+        """Predicts what a request would take, on each kind of accelerator that could serve it, without accepting it. Bad
+        parameters are INVALID_ARGUMENT as in CreateGeneration, whose admission uses the same numbers.
+        """
 
     @_abc_1.abstractmethod
     def ExplainGeneration(

@@ -4,6 +4,7 @@ isort:skip_file
 The catalogue as served: which models there are, their limits, defaults and prices."""
 
 from collections import abc as _abc
+from darkroom.api.types.v1 import media_pb2 as _media_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
@@ -176,6 +177,8 @@ class Model(_message.Message):
     EXTRAS_SCHEMA_FIELD_NUMBER: _builtins.int
     PRICE_FIELD_NUMBER: _builtins.int
     RUNNERS_FIELD_NUMBER: _builtins.int
+    SAMPLERS_FIELD_NUMBER: _builtins.int
+    QUALITIES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, as used in requests."""
     kind: Global___ModelKind.ValueType
@@ -210,6 +213,14 @@ class Model(_message.Message):
     def price(self) -> Global___ModelPrice:
         """List price from the catalogue; billing keeps the price in force."""
 
+    @_builtins.property
+    def samplers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Samplers that requests may name; the first is the model's own."""
+
+    @_builtins.property
+    def qualities(self) -> _containers.RepeatedScalarFieldContainer[_media_pb2.QualityTier.ValueType]:
+        """Quality tiers that requests may ask for."""
+
     def __init__(
         self,
         *,
@@ -226,10 +237,12 @@ class Model(_message.Message):
         extras_schema: _struct_pb2.Struct | None = ...,
         price: Global___ModelPrice | None = ...,
         runners: _builtins.int = ...,
+        samplers: _abc.Iterable[_builtins.str] | None = ...,
+        qualities: _abc.Iterable[_media_pb2.QualityTier.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["extras_schema", b"extras_schema", "price", b"price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters_max", b"adapters_max", "defaults", b"defaults", "description", b"description", "extras_schema", b"extras_schema", "family", b"family", "kind", b"kind", "license", b"license", "limits", b"limits", "name", b"name", "price", b"price", "prompt_bytes_max", b"prompt_bytes_max", "revision", b"revision", "runners", b"runners"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters_max", b"adapters_max", "defaults", b"defaults", "description", b"description", "extras_schema", b"extras_schema", "family", b"family", "kind", b"kind", "license", b"license", "limits", b"limits", "name", b"name", "price", b"price", "prompt_bytes_max", b"prompt_bytes_max", "qualities", b"qualities", "revision", b"revision", "runners", b"runners", "samplers", b"samplers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -98,6 +98,8 @@ class ImageInput(_message.Message):
     MASK_IMAGE_FIELD_NUMBER: _builtins.int
     STRENGTH_FIELD_NUMBER: _builtins.int
     EXTRAS_FIELD_NUMBER: _builtins.int
+    SAMPLER_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """What the picture shows; required, UTF-8, bounded by the model's prompt_bytes_max."""
     negative_prompt: _builtins.str
@@ -116,6 +118,10 @@ class ImageInput(_message.Message):
     """Images to make; 0 means 1. Each is charged."""
     strength: _builtins.float
     """How far to leave source_image, 0.0 to 1.0; unset means the model's default."""
+    sampler: _builtins.str
+    """Sampler by name, one of the model's (Model.samplers); empty means the model's own."""
+    quality: _media_pb2.QualityTier.ValueType
+    """How faithfully, one of the model's (Model.qualities); unspecified means LOSSLESS. Told with each artifact is what was done."""
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdapterRef]:
         """LoRAs to apply together, at most the model's adapters_max."""
@@ -148,10 +154,12 @@ class ImageInput(_message.Message):
         mask_image: _media_pb2.MediaRef | None = ...,
         strength: _builtins.float | None = ...,
         extras: _struct_pb2.Struct | None = ...,
+        sampler: _builtins.str = ...,
+        quality: _media_pb2.QualityTier.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_seed", b"_seed", "_strength", b"_strength", "extras", b"extras", "guidance_scale", b"guidance_scale", "mask_image", b"mask_image", "seed", b"seed", "source_image", b"source_image", "strength", b"strength"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_seed", b"_seed", "_strength", b"_strength", "adapters", b"adapters", "extras", b"extras", "guidance_scale", b"guidance_scale", "height", b"height", "mask_image", b"mask_image", "negative_prompt", b"negative_prompt", "num_images", b"num_images", "prompt", b"prompt", "seed", b"seed", "source_image", b"source_image", "steps", b"steps", "strength", b"strength", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_seed", b"_seed", "_strength", b"_strength", "adapters", b"adapters", "extras", b"extras", "guidance_scale", b"guidance_scale", "height", b"height", "mask_image", b"mask_image", "negative_prompt", b"negative_prompt", "num_images", b"num_images", "prompt", b"prompt", "quality", b"quality", "sampler", b"sampler", "seed", b"seed", "source_image", b"source_image", "steps", b"steps", "strength", b"strength", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__guidance_scale: _TypeAlias = _typing.Literal["guidance_scale"]  # noqa: Y015
     _WhichOneofArgType__guidance_scale: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale"]  # noqa: Y015
@@ -186,6 +194,8 @@ class VideoInput(_message.Message):
     ADAPTERS_FIELD_NUMBER: _builtins.int
     SOURCE_IMAGE_FIELD_NUMBER: _builtins.int
     EXTRAS_FIELD_NUMBER: _builtins.int
+    SAMPLER_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """What the video shows; required."""
     negative_prompt: _builtins.str
@@ -204,6 +214,10 @@ class VideoInput(_message.Message):
     """Guidance scale; unset means the model's default."""
     seed: _builtins.int
     """Seed; unset means one is drawn, and told with the artifact."""
+    sampler: _builtins.str
+    """Sampler by name, one of the model's (Model.samplers); empty means the model's own."""
+    quality: _media_pb2.QualityTier.ValueType
+    """How faithfully, one of the model's (Model.qualities); unspecified means LOSSLESS. Told with each artifact is what was done."""
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdapterRef]:
         """LoRAs to apply together."""
@@ -231,10 +245,12 @@ class VideoInput(_message.Message):
         adapters: _abc.Iterable[Global___AdapterRef] | None = ...,
         source_image: _media_pb2.MediaRef | None = ...,
         extras: _struct_pb2.Struct | None = ...,
+        sampler: _builtins.str = ...,
+        quality: _media_pb2.QualityTier.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_seed", b"_seed", "extras", b"extras", "guidance_scale", b"guidance_scale", "seed", b"seed", "source_image", b"source_image"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_seed", b"_seed", "adapters", b"adapters", "extras", b"extras", "frames_per_second", b"frames_per_second", "guidance_scale", b"guidance_scale", "height", b"height", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "prompt", b"prompt", "seed", b"seed", "source_image", b"source_image", "steps", b"steps", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_seed", b"_seed", "adapters", b"adapters", "extras", b"extras", "frames_per_second", b"frames_per_second", "guidance_scale", b"guidance_scale", "height", b"height", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "prompt", b"prompt", "quality", b"quality", "sampler", b"sampler", "seed", b"seed", "source_image", b"source_image", "steps", b"steps", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__guidance_scale: _TypeAlias = _typing.Literal["guidance_scale"]  # noqa: Y015
     _WhichOneofArgType__guidance_scale: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale"]  # noqa: Y015
@@ -261,6 +277,8 @@ class AudioInput(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     ADAPTERS_FIELD_NUMBER: _builtins.int
     EXTRAS_FIELD_NUMBER: _builtins.int
+    SAMPLER_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """What is heard; required."""
     negative_prompt: _builtins.str
@@ -273,6 +291,10 @@ class AudioInput(_message.Message):
     """Guidance scale; unset means the model's default."""
     seed: _builtins.int
     """Seed; unset means one is drawn, and told with the artifact."""
+    sampler: _builtins.str
+    """Sampler by name, one of the model's (Model.samplers); empty means the model's own."""
+    quality: _media_pb2.QualityTier.ValueType
+    """How faithfully, one of the model's (Model.qualities); unspecified means LOSSLESS. Told with each artifact is what was done."""
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdapterRef]:
         """LoRAs to apply together."""
@@ -292,10 +314,12 @@ class AudioInput(_message.Message):
         seed: _builtins.int | None = ...,
         adapters: _abc.Iterable[Global___AdapterRef] | None = ...,
         extras: _struct_pb2.Struct | None = ...,
+        sampler: _builtins.str = ...,
+        quality: _media_pb2.QualityTier.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_seed", b"_seed", "extras", b"extras", "guidance_scale", b"guidance_scale", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_seed", b"_seed", "adapters", b"adapters", "duration_us", b"duration_us", "extras", b"extras", "guidance_scale", b"guidance_scale", "negative_prompt", b"negative_prompt", "prompt", b"prompt", "seed", b"seed", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_seed", b"_seed", "adapters", b"adapters", "duration_us", b"duration_us", "extras", b"extras", "guidance_scale", b"guidance_scale", "negative_prompt", b"negative_prompt", "prompt", b"prompt", "quality", b"quality", "sampler", b"sampler", "seed", b"seed", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__guidance_scale: _TypeAlias = _typing.Literal["guidance_scale"]  # noqa: Y015
     _WhichOneofArgType__guidance_scale: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale"]  # noqa: Y015

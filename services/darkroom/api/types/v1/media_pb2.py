@@ -25,15 +25,17 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!darkroom/api/types/v1/media.proto\x12\x15\x64\x61rkroom.api.types.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"I\n\x08MediaRef\x12\x12\n\x08media_id\x18\x01 \x01(\tH\x00\x12\r\n\x03url\x18\x02 \x01(\tH\x00\x12\x10\n\x06inline\x18\x03 \x01(\x0cH\x00\x42\x08\n\x06source\"\xc6\x01\n\x08\x41rtifact\x12\x10\n\x08media_id\x18\x01 \x01(\t\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\r\n\x05width\x18\x05 \x01(\x05\x12\x0e\n\x06height\x18\x06 \x01(\x05\x12\x13\n\x0b\x64uration_us\x18\x07 \x01(\x03\x12\x0c\n\x04seed\x18\x08 \x01(\x03\x12.\n\nexpires_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestampb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!darkroom/api/types/v1/media.proto\x12\x15\x64\x61rkroom.api.types.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"I\n\x08MediaRef\x12\x12\n\x08media_id\x18\x01 \x01(\tH\x00\x12\r\n\x03url\x18\x02 \x01(\tH\x00\x12\x10\n\x06inline\x18\x03 \x01(\x0cH\x00\x42\x08\n\x06source\"\xfb\x01\n\x08\x41rtifact\x12\x10\n\x08media_id\x18\x01 \x01(\t\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\r\n\x05width\x18\x05 \x01(\x05\x12\x0e\n\x06height\x18\x06 \x01(\x05\x12\x13\n\x0b\x64uration_us\x18\x07 \x01(\x03\x12\x0c\n\x04seed\x18\x08 \x01(\x03\x12.\n\nexpires_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x07quality\x18\n \x01(\x0e\x32\".darkroom.api.types.v1.QualityTier*u\n\x0bQualityTier\x12\x1c\n\x18QUALITY_TIER_UNSPECIFIED\x10\x00\x12\x19\n\x15QUALITY_TIER_LOSSLESS\x10\x01\x12\x15\n\x11QUALITY_TIER_HIGH\x10\x02\x12\x16\n\x12QUALITY_TIER_DRAFT\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'darkroom.api.types.v1.media_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_QUALITYTIER']._serialized_start=422
+  _globals['_QUALITYTIER']._serialized_end=539
   _globals['_MEDIAREF']._serialized_start=93
   _globals['_MEDIAREF']._serialized_end=166
   _globals['_ARTIFACT']._serialized_start=169
-  _globals['_ARTIFACT']._serialized_end=367
+  _globals['_ARTIFACT']._serialized_end=420
 # @@protoc_insertion_point(module_scope)

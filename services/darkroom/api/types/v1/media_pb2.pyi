@@ -6,6 +6,7 @@ Media that goes in and comes out of generations: references, never the bytes of 
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -16,6 +17,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _QualityTier:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _QualityTierEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_QualityTier.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    QUALITY_TIER_UNSPECIFIED: _QualityTier.ValueType  # 0
+    """In a request the default, LOSSLESS; in a result, made before tiers were told."""
+    QUALITY_TIER_LOSSLESS: _QualityTier.ValueType  # 1
+    """As the model's authors have it: the reference for the others."""
+    QUALITY_TIER_HIGH: _QualityTier.ValueType  # 2
+    """The denoiser computes in fewer bits (fp8, or bfloat16 on a CPU); hardly to be told from LOSSLESS."""
+    QUALITY_TIER_DRAFT: _QualityTier.ValueType  # 3
+    """Steps that change little reuse most of an earlier one; faster, and a little different."""
+
+class QualityTier(_QualityTier, metaclass=_QualityTierEnumTypeWrapper):
+    """How faithfully a generation is made, against time and price."""
+
+QUALITY_TIER_UNSPECIFIED: QualityTier.ValueType  # 0
+"""In a request the default, LOSSLESS; in a result, made before tiers were told."""
+QUALITY_TIER_LOSSLESS: QualityTier.ValueType  # 1
+"""As the model's authors have it: the reference for the others."""
+QUALITY_TIER_HIGH: QualityTier.ValueType  # 2
+"""The denoiser computes in fewer bits (fp8, or bfloat16 on a CPU); hardly to be told from LOSSLESS."""
+QUALITY_TIER_DRAFT: QualityTier.ValueType  # 3
+"""Steps that change little reuse most of an earlier one; faster, and a little different."""
+Global___QualityTier: _TypeAlias = QualityTier  # noqa: Y015
 
 @_typing.final
 class MediaRef(_message.Message):
@@ -64,6 +93,7 @@ class Artifact(_message.Message):
     DURATION_US_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
     media_id: _builtins.str
     """Media id ("med_…"); read the bytes with MediaService.ReadMedia."""
     media_type: _builtins.str
@@ -80,6 +110,8 @@ class Artifact(_message.Message):
     """Duration in microseconds; 0 for still images and adapters."""
     seed: _builtins.int
     """The seed that reproduces this output with the same parameters and model revision."""
+    quality: Global___QualityTier.ValueType
+    """The tier that it was made in; LOSSLESS where the model or its device cannot do the one that was asked for."""
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
         """When media_store deletes the bytes; unset means they are kept."""
@@ -96,10 +128,11 @@ class Artifact(_message.Message):
         duration_us: _builtins.int = ...,
         seed: _builtins.int = ...,
         expires_at: _timestamp_pb2.Timestamp | None = ...,
+        quality: Global___QualityTier.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_us", b"duration_us", "expires_at", b"expires_at", "height", b"height", "media_id", b"media_id", "media_type", b"media_type", "seed", b"seed", "sha256", b"sha256", "size_bytes", b"size_bytes", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_us", b"duration_us", "expires_at", b"expires_at", "height", b"height", "media_id", b"media_id", "media_type", b"media_type", "quality", b"quality", "seed", b"seed", "sha256", b"sha256", "size_bytes", b"size_bytes", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!darkroom/api/types/v1/money.proto\x12\x15\x64\x61rkroom.api.types.v1\"(\n\x05Money\x12\x10\n\x08\x63urrency\x18\x01 \x01(\t\x12\r\n\x05nanos\x18\x02 \x01(\x03\"~\n\x05Usage\x12\x13\n\x0bgpu_time_us\x18\x01 \x01(\x03\x12\r\n\x05steps\x18\x02 \x01(\x03\x12\x0e\n\x06images\x18\x03 \x01(\x03\x12\x0e\n\x06pixels\x18\x04 \x01(\x03\x12\x19\n\x11media_duration_us\x18\x05 \x01(\x03\x12\x16\n\x0etraining_steps\x18\x06 \x01(\x03\"\\\n\tPriceLine\x12\r\n\x05meter\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\t\x12\x18\n\x10unit_price_nanos\x18\x03 \x01(\x03\x12\x14\n\x0c\x61mount_nanos\x18\x04 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!darkroom/api/types/v1/money.proto\x12\x15\x64\x61rkroom.api.types.v1\"(\n\x05Money\x12\x10\n\x08\x63urrency\x18\x01 \x01(\t\x12\r\n\x05nanos\x18\x02 \x01(\x03\"\x94\x01\n\x05Usage\x12\x13\n\x0bgpu_time_us\x18\x01 \x01(\x03\x12\r\n\x05steps\x18\x02 \x01(\x03\x12\x0e\n\x06images\x18\x03 \x01(\x03\x12\x0e\n\x06pixels\x18\x04 \x01(\x03\x12\x19\n\x11media_duration_us\x18\x05 \x01(\x03\x12\x16\n\x0etraining_steps\x18\x06 \x01(\x03\x12\x14\n\x0c\x63\x61\x63hed_steps\x18\x07 \x01(\x03\"\\\n\tPriceLine\x12\r\n\x05meter\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\t\x12\x18\n\x10unit_price_nanos\x18\x03 \x01(\x03\x12\x14\n\x0c\x61mount_nanos\x18\x04 \x01(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,8 +33,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MONEY']._serialized_start=60
   _globals['_MONEY']._serialized_end=100
-  _globals['_USAGE']._serialized_start=102
-  _globals['_USAGE']._serialized_end=228
-  _globals['_PRICELINE']._serialized_start=230
-  _globals['_PRICELINE']._serialized_end=322
+  _globals['_USAGE']._serialized_start=103
+  _globals['_USAGE']._serialized_end=251
+  _globals['_PRICELINE']._serialized_start=253
+  _globals['_PRICELINE']._serialized_end=345
 # @@protoc_insertion_point(module_scope)

@@ -54,6 +54,7 @@ class Usage(_message.Message):
     PIXELS_FIELD_NUMBER: _builtins.int
     MEDIA_DURATION_US_FIELD_NUMBER: _builtins.int
     TRAINING_STEPS_FIELD_NUMBER: _builtins.int
+    CACHED_STEPS_FIELD_NUMBER: _builtins.int
     gpu_time_us: _builtins.int
     """Time of the accelerator attributed to this generation, in microseconds; the parts of a shared batch sum to the whole."""
     steps: _builtins.int
@@ -66,6 +67,8 @@ class Usage(_message.Message):
     """Video or audio made, in microseconds of media time."""
     training_steps: _builtins.int
     """Training steps computed."""
+    cached_steps: _builtins.int
+    """Those of the steps that reused most of an earlier one (QUALITY_TIER_DRAFT)."""
     def __init__(
         self,
         *,
@@ -75,10 +78,11 @@ class Usage(_message.Message):
         pixels: _builtins.int = ...,
         media_duration_us: _builtins.int = ...,
         training_steps: _builtins.int = ...,
+        cached_steps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpu_time_us", b"gpu_time_us", "images", b"images", "media_duration_us", b"media_duration_us", "pixels", b"pixels", "steps", b"steps", "training_steps", b"training_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_steps", b"cached_steps", "gpu_time_us", b"gpu_time_us", "images", b"images", "media_duration_us", b"media_duration_us", "pixels", b"pixels", "steps", b"steps", "training_steps", b"training_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
