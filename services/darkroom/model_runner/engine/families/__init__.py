@@ -76,6 +76,7 @@ FAMILIES: Mapping[str, Load] = {
     "flux": _lazy("flux"),
     "sdxl": _lazy("sdxl"),
     "pipeline": _lazy("pipeline"),
+    "qwen_image": _lazy("qwen_image"),
     "stable_audio": _lazy("stable_audio"),
     "stable_diffusion": _lazy("stable_diffusion"),
     "wan": _lazy("wan"),

@@ -132,21 +132,25 @@ class ZImage:
             source = self._vae.encode(pixels.to(self._device, self._vae.dtype)).latent_dist
         tokens = max(math.ceil(len(caption) / SEQ_MULTI_OF) * SEQ_MULTI_OF for caption in text.values())
         key = BatchKey(job.model, "text", (job.width, job.height), tokens, self._is_guided(job))
-        return [
-            State(
-                batch_key=key,
-                seed=seed,
-                step=0,
-                plan=plan,
-                guidance=job.guidance_scale
-                + 1,  # samplers count from the negative prediction, this model from the other
-                latents=self._start(job, source, plan, seed=seed),
-                conditioning=text,
-                adapters=job.adapters,
-                tier=job.tier,
+        states = []
+        for seed in job.seeds:
+            generator = torch.Generator("cpu").manual_seed(seed)
+            states.append(
+                State(
+                    batch_key=key,
+                    seed=seed,
+                    step=0,
+                    plan=plan,
+                    guidance=job.guidance_scale
+                    + 1,  # samplers count from the negative prediction, this model from the other
+                    latents=self._start(job, source, plan, generator),
+                    conditioning=text,
+                    adapters=job.adapters,
+                    noise_rng=generator.get_state() if plan.draws_noise else None,
+                    tier=job.tier,
+                )
             )
-            for seed in job.seeds
-        ]
+        return states
 
     def _plan(self, job: Job) -> samplers.Plan:
         """Return the table of ZImagePipeline's noise levels, shifted for the picture's size where the model does so."""
@@ -163,10 +167,14 @@ class ZImage:
         return samplers.plan(job.sampler or "flow_euler", job.steps, config=config, mu=shift, sigmas=sigmas)
 
     def _start(
-        self, job: Job, source: DiagonalGaussianDistribution | None, plan: samplers.Plan, *, seed: int
+        self,
+        job: Job,
+        source: DiagonalGaussianDistribution | None,
+        plan: samplers.Plan,
+        generator: torch.Generator,
     ) -> Tensor:
         """Draw what a seed draws, on the CPU in float32 and in the pipelines' order: picture, noise."""
-        generator, factor = torch.Generator("cpu").manual_seed(seed), self._pipeline.vae_scale_factor
+        factor = self._pipeline.vae_scale_factor
         clean = None if source is None else pictures.sample(source, generator)[0]
         shape = (self._transformer.in_channels, job.height // factor, job.width // factor)
         noise = torch.randn(shape, generator=generator).to(self._device)
