@@ -100,7 +100,7 @@ class Tenant:
 
     async def create(self, **fields: Any) -> Any:
         """Create with `request(**fields)`; the generation."""
-        return (await self.generations.CreateGeneration(request(**fields))).generation
+        return (await self.generations.CreateGeneration(request(**fields), timeout=waiting.WITHIN_S)).generation
 
     async def get(self, generation_id: str) -> Any:
         """Read one; the generation."""

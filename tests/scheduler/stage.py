@@ -4,6 +4,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
+import grpc
+
 from darkroom.api.scheduler.v1 import generation_pb2
 from darkroom.api.scheduler.v1 import generation_service_pb2 as pb
 from darkroom.api.types.v1 import inputs_pb2
@@ -16,6 +18,7 @@ SUCCEEDED = generation_pb2.GENERATION_STATE_SUCCEEDED
 FAILED = generation_pb2.GENERATION_STATE_FAILED
 CANCELLED = generation_pb2.GENERATION_STATE_CANCELLED
 FINAL = {SUCCEEDED, FAILED, CANCELLED}
+AGAIN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}  # a replica or its database may be away
 
 #: Leases and graces short enough for tests, long enough for a busy machine.
 QUICK = {"lease_s": 1.5, "renew_interval_s": 0.2, "stream_grace_s": 1.0, "silence_s_max": 1.0, "tick_interval_s": 0.05}
@@ -44,7 +47,12 @@ async def until(tenant: Tenant, generation_id: str, *states: int) -> Any:
 
     async def there() -> bool:
         nonlocal now
-        now = await tenant.get(generation_id)
+        try:
+            now = await tenant.get(generation_id)
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in AGAIN:
+                raise
+            return False
         return now.state in (states or FINAL)
 
     await eventually(there, otherwise=lambda: f"still\n{now}")
