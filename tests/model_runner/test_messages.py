@@ -1,5 +1,6 @@
 """What an assignment becomes for the engine, and what the engine says becomes for the owner."""
 
+import dataclasses
 import datetime
 from typing import Any
 
@@ -61,6 +62,24 @@ def test_an_assignment_becomes_a_job(entry: catalog.ModelEntry) -> None:
         max_sequence_length=12,
         solo=True,
     )
+
+
+def test_videos_and_sounds_become_jobs(entry: catalog.ModelEntry) -> None:
+    video = inputs_pb2.VideoInput(width=32, height=48, num_frames=9, frames_per_second=8, seed=40, steps=5)
+    video.extras["shift"] = 2.5
+    job = messages.job(assign(entry, video=video), entry, [])
+    assert (job.width, job.height, job.frames, job.frames_per_second, job.seeds) == (32, 48, 9, 8, (40,))
+    assert (job.steps, job.extras, job.strength, job.duration_us) == (5, {"shift": 2.5}, None, 0)
+    sound = inputs_pb2.AudioInput(prompt="rain", duration_us=5_000_000, seed=3, guidance_scale=7.0)
+    job = messages.job(assign(entry, audio=sound), entry, [])
+    assert (job.width, job.height, job.duration_us, job.seeds) == (0, 0, 5_000_000, (3,))
+    assert (job.prompt, job.guidance_scale) == ("rain", 7.0)
+
+
+def test_a_model_makes_what_its_entry_says(entry: catalog.ModelEntry) -> None:
+    sounds = dataclasses.replace(entry, kind="audio")
+    assert messages.check(assign(entry, audio=inputs_pb2.AudioInput(prompt="rain")), sounds) is sounds
+    assert messages.spec(sounds).medium == "audio"
 
 
 def test_keys_go_both_ways() -> None:

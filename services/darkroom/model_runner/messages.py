@@ -6,8 +6,9 @@ waits or remembers. Next: `loop.attempt` has the job made, `aboard` passes the m
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from google.protobuf import timestamp_pb2
+from google.protobuf import json_format, timestamp_pb2
 
 from darkroom import catalog
 from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
@@ -16,6 +17,8 @@ from darkroom.api.types.v1 import device_pb2, inputs_pb2, money_pb2
 from darkroom.model_runner import nvml, step_cost
 from darkroom.model_runner.domain import AttemptFailed, AttemptKey
 from darkroom.model_runner.engine import job as engine_job
+
+Media = inputs_pb2.ImageInput | inputs_pb2.VideoInput | inputs_pb2.AudioInput
 
 _OPTIONAL_SAMPLE_FIELDS = (
     "utilization_percent",
@@ -45,29 +48,61 @@ def check(assign: pb.Assign, entry: catalog.ModelEntry | None) -> catalog.ModelE
         raise AttemptFailed("MODEL_NOT_SERVED", "this runner does not serve the model", request_fault=False)
     if entry.revision != assign.model_revision:
         raise AttemptFailed("MODEL_REVISION_MISMATCH", "this runner has another revision of it", request_fault=False)
-    if assign.WhichOneof("input") != "image":
-        raise AttemptFailed("INPUT_NOT_SERVED", "this runner makes images from text", request_fault=False)
+    if assign.WhichOneof("input") != entry.kind:
+        raise AttemptFailed("INPUT_NOT_SERVED", f"the model makes {entry.kind} here", request_fault=False)
     return entry
+
+
+def media(assign: pb.Assign) -> Media:
+    """What an assignment that passed `check` is to make."""
+    match assign.WhichOneof("input"):
+        case "video":
+            return assign.video
+        case "audio":
+            return assign.audio
+        case _:
+            return assign.image
 
 
 def job(assign: pb.Assign, entry: catalog.ModelEntry, adapters: Sequence[engine_job.AdapterUse]) -> engine_job.Job:
     """The engine's job for an assignment, whose defaults and seed the scheduler has filled in."""
-    image = assign.image
+    wanted = media(assign)
     return engine_job.Job(
         key=key_of(assign.key).job_key,
         tenant_id=assign.tenant_id,
         model=entry.name,
-        prompt=image.prompt,
-        negative_prompt=image.negative_prompt,
-        width=image.width,
-        height=image.height,
-        steps=image.steps,
-        guidance_scale=image.guidance_scale,
-        seeds=tuple(image.seed + index for index in range(max(1, image.num_images))),
+        prompt=wanted.prompt,
+        negative_prompt=wanted.negative_prompt,
+        steps=wanted.steps,
+        guidance_scale=wanted.guidance_scale,
         adapters=tuple(adapters),
         max_sequence_length=entry.max_sequence_length,
         solo=assign.solo,
+        extras=json_format.MessageToDict(wanted.extras),
+        **_sizes(wanted),
     )
+
+
+def _sizes(wanted: Media) -> dict[str, Any]:
+    """The job's fields that not all kinds of media have."""
+    match wanted:
+        case inputs_pb2.VideoInput():
+            return {
+                "width": wanted.width,
+                "height": wanted.height,
+                "frames": wanted.num_frames,
+                "frames_per_second": wanted.frames_per_second,
+                "seeds": (wanted.seed,),
+            }
+        case inputs_pb2.AudioInput():
+            return {"width": 0, "height": 0, "duration_us": wanted.duration_us, "seeds": (wanted.seed,)}
+        case inputs_pb2.ImageInput():
+            return {
+                "width": wanted.width,
+                "height": wanted.height,
+                "strength": wanted.strength if wanted.HasField("strength") else None,
+                "seeds": tuple(wanted.seed + index for index in range(max(1, wanted.num_images))),
+            }
 
 
 def scale_of(adapter: inputs_pb2.AdapterRef) -> float:
@@ -84,12 +119,19 @@ def spec(entry: catalog.ModelEntry) -> engine_job.ModelSpec:
         revision=entry.revision,
         guidance=entry.guidance,
         memory_bytes=entry.memory_bytes,
+        medium=entry.kind,
     )
 
 
 def usage(used: engine_job.Usage) -> money_pb2.Usage:
     """What a generation used, as billing counts it."""
-    return money_pb2.Usage(gpu_time_us=used.device_time_us, steps=used.steps, images=used.images, pixels=used.pixels)
+    return money_pb2.Usage(
+        gpu_time_us=used.device_time_us,
+        steps=used.steps,
+        images=used.images,
+        pixels=used.pixels,
+        media_duration_us=used.media_duration_us,
+    )
 
 
 def stages(engine_stages: Sequence[engine_job.Stage], *, fetch_us: int, store_us: int) -> generation_pb2.StageTimes:
@@ -119,6 +161,11 @@ def failed(key: AttemptKey, error: AttemptFailed, used: money_pb2.Usage | None =
             usage=used,
         )
     )
+
+
+def suspended(key: AttemptKey, checkpoint: pb.Checkpoint | None) -> pb.WorkResponse:
+    """An attempt put aside; without a checkpoint of its own, what the owner knows of it holds."""
+    return pb.WorkResponse(suspended=pb.Suspended(key=key_to(key), checkpoint=checkpoint))
 
 
 def cancelled(key: AttemptKey, used: money_pb2.Usage | None = None) -> pb.WorkResponse:

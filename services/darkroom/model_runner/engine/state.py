@@ -21,7 +21,7 @@ class BatchKey(NamedTuple):
     task: str
     """The family's own word (`text`, `image`, `inpaint`, `edit`): part of what makes inputs of one shape."""
     size: tuple[int, ...]
-    """(width, height) of an image, (width, height, frames) of a video, (samples,) of a sound."""
+    """(width, height) of an image, (width, height, frames) of a video, () of a sound: a whole window is computed."""
     text_tokens: int
     guided: bool
     """Whether each step also predicts without the prompt."""
@@ -30,8 +30,8 @@ class BatchKey(NamedTuple):
 
     @property
     def shape(self) -> str:
-        """The size's name in step costs, heartbeats and estimates: `64x64`, `832x480x81`."""
-        return "x".join(str(length) for length in self.size)
+        """The size's name in step costs, heartbeats and estimates: `64x64`, `832x480x81`; `window` where there is none."""
+        return "x".join(str(length) for length in self.size) or "window"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

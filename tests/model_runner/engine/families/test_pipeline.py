@@ -47,7 +47,7 @@ def job(make_job: Any) -> Any:
         if name == "audio":
             values |= {"width": 0, "height": 0, "duration_us": 20_000}
         if name == "from_image":
-            values["source_image"] = _picture()
+            values["source_image"] = tiny_media.picture()
         made: Job = make_job(str(changes), **(values | changes))
         return made
 
@@ -88,7 +88,7 @@ def test_pictures(models: Any, families: Any, job: Any) -> None:
 
 def test_videos_from_text_and_from_pictures(models: Any, families: Any, job: Any) -> None:
     call = {"width": 32, "height": 32, "num_frames": 5, "guidance_scale": 2.5, "max_sequence_length": 8}
-    for name, more in (("video", {}), ("from_image", {"image": PIL.Image.open(io.BytesIO(_picture()))})):
+    for name, more in (("video", {}), ("from_image", {"image": PIL.Image.open(io.BytesIO(tiny_media.picture()))})):
         (made,) = make(families[name], job(name, prompt="a red circle", steps=3, guidance_scale=2.5))
         assert made.shape == (5, 3, 32, 32)
         expected = reference(models[name], **TEXT, **call, negative_prompt="", **more)
@@ -176,10 +176,3 @@ def test_a_lora_is_refused(families: Any, tmp_path: Path) -> None:
     (tmp_path / "lora.safetensors").write_bytes(b"")
     with pytest.raises(errors.BadAdapter):
         families["video"].bank.get(AdapterUse(path=tmp_path / "lora.safetensors", digest="00", scale=1.0))
-
-
-def _picture() -> bytes:
-    drawn = torch.arange(3 * 40 * 50).reshape(40, 50, 3).remainder(251).to(torch.uint8)
-    file = io.BytesIO()
-    PIL.Image.fromarray(drawn.numpy()).save(file, format="PNG")
-    return file.getvalue()

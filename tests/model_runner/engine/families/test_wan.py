@@ -47,7 +47,7 @@ def video(make_job: Any) -> Any:
     def make(model: str, **changes: Any) -> Job:
         values = {"prompt": "a red circle moves right", "frames": 5, "frames_per_second": 8}
         if model.startswith("image"):
-            values["source_image"] = _picture()
+            values["source_image"] = tiny_media.picture()
         job: Job = make_job(str(changes), model=model, max_sequence_length=tiny_media.TOKENS, **(values | changes))
         return job
 
@@ -174,10 +174,3 @@ def test_wan_2_2_s_5b_is_refused_clearly(folders: dict[str, Path], tmp_path: Pat
         tiny_media.load(wan, tiny_media.spec(tmp_path, family="wan"))
     with pytest.raises(errors.LoadFailed, match="guidance"):
         tiny_media.load(wan, tiny_media.spec(folders["text"], family="wan", guidance="embedded"))
-
-
-def _picture() -> bytes:
-    drawn = torch.arange(3 * 40 * 50).reshape(40, 50, 3).remainder(251).to(torch.uint8)
-    file = io.BytesIO()
-    PIL.Image.fromarray(drawn.numpy()).save(file, format="PNG")
-    return file.getvalue()

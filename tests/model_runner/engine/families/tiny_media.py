@@ -3,11 +3,13 @@
 In: a folder. Out: directories as diffusers' pipelines save them, and a loader as the engine's residency calls it.
 """
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import diffusers
+import PIL.Image
 import torch
 import transformers
 from diffusers.pipelines.stable_audio import StableAudioProjectionModel
@@ -99,6 +101,14 @@ def stable_audio(path: Path, *, scheduler: str = "EDMDPMSolverMultistepScheduler
     pipeline.save_pretrained(path)
     _rewrite(path / "scheduler" / "scheduler_config.json", {"_class_name": scheduler} | changes)
     _rewrite(path / "model_index.json", {"scheduler": ["diffusers", scheduler]})
+
+
+def picture() -> bytes:
+    """Return a PNG of 50 x 40 pixels."""
+    drawn = torch.arange(3 * 40 * 50).reshape(40, 50, 3).remainder(251).to(torch.uint8)
+    file = io.BytesIO()
+    PIL.Image.fromarray(drawn.numpy()).save(file, format="PNG")
+    return file.getvalue()
 
 
 def _rewrite(path: Path, changes: dict[str, Any]) -> None:
