@@ -32,8 +32,25 @@ class Config(settings.Room):
     threads: int = settings.field(
         1, doc="CPU threads of one tensor operation; 0 means torch's choice", low=0, high=1024
     )
-    batch_rows_max: int = settings.field(8, doc="images in one forward of the denoiser", low=1, high=1024)
-    rows_live_max: int = settings.field(32, doc="images that hold a state on the device at once", low=1, high=65_536)
+    batch_rows_max: int = settings.field(16, doc="rows in one forward; how many pay off is measured", low=1, high=1024)
+    rows_live_max: int = settings.field(
+        32, doc="rows of one priority class that hold a state on the device at once", low=1, high=65_536
+    )
+    slice_steps_max: int = settings.field(
+        8, doc="steps that the same rows take before it is asked who is next, if nobody came or went", low=1, high=1000
+    )
+    slice_s_max: float = settings.field(0.2, doc="the same as time; one step is always taken", low=0, high=3600)
+    ageing_s: float = settings.field(
+        10.0, doc="whoever has waited so long counts one priority class higher", low=0.001, high=86_400
+    )
+    urgent_slower_max: float = settings.field(
+        2.0, doc="how many times longer an urgent row's step may take because less urgent rows share it", low=1
+    )
+    step_costs_path: str = settings.field(
+        "", doc="file that keeps measured step costs between processes; empty: they are measured anew"
+    )
+    embeddings_bytes_max: int = settings.field(256 << 20, doc="prompt embeddings kept on the device; 0: none", low=0)
+    encode_threads: int = settings.field(2, doc="threads that make files and read weights", low=1, high=256)
     memory_bytes_max: int = settings.field(0, doc="for resident models; 0 means 0.8 of the device's memory", low=0)
     adapters_resident_max: int = settings.field(32, doc="LoRAs kept on the device for each model", low=1, high=65_536)
 

@@ -66,7 +66,7 @@ class _Curve:
 
     def rows_worth(self, available: int) -> int:
         """Return how many of `available` rows to run together."""
-        if 1 not in self.costs or self.costs[1].measured < _BELIEVED or self._is_stale(1):
+        if self.is_trial(1):
             return 1
         lone_us, good, bad = self.costs[1].step_us, 1, 0
         for rows in sorted(self.costs)[1:]:
@@ -86,6 +86,10 @@ class _Curve:
         if below < above:
             return below_us + (above_us - below_us) * (rows - below) / (above - below)
         return below_us * max(rows / below, 1.0)
+
+    def is_trial(self, rows: int) -> bool:
+        """Whether a step of so many rows would be run to measure it."""
+        return rows not in self.costs or self.costs[rows].measured < _BELIEVED or self._is_stale(rows)
 
     def _is_stale(self, rows: int) -> bool:
         return self.steps - self._seen_at.get(rows, 0) >= _AGAIN_STEPS
@@ -114,6 +118,10 @@ class Table:
     def rows_worth(self, shape: Shape, available: int) -> int:
         """Return how many of `available` rows like `shape` (whose own `rows` do not count) to run together."""
         return self._curve(shape).rows_worth(available)
+
+    def is_trial(self, shape: Shape) -> bool:
+        """Whether a step of this shape is run to measure it, so that it should be asked again after it."""
+        return self._curve(shape).is_trial(shape.rows)
 
     def rows_unhurried(self, shape: Shape, rows: int, *, slower_max: float) -> int:
         """Return how many rows take at most `slower_max` times as long as `rows` do; at least `rows`."""

@@ -9,73 +9,24 @@ import PIL.Image
 import pytest
 import torch
 
+from darkroom.model_runner import step_cost
 from darkroom.model_runner.engine import errors
-from darkroom.model_runner.engine.families import Load
 from darkroom.model_runner.engine.job import (
     AdapterUse,
     Cancelled,
-    EngineConfig,
-    Event,
-    Failed,
     Finished,
+    Priority,
     Progressed,
     Started,
 )
-from darkroom.model_runner.engine.step_loop import StepLoop
-from tests.model_runner.engine import counting
+from tests.model_runner.engine.harness import Harness, job
 
 Make = Callable[..., Any]
-
-
-class Harness:
-    """A loop that is turned by hand, its family and its events; its clock moves as the family works."""
-
-    def __init__(self, path: Path, **config: Any) -> None:
-        self.family = counting.Counting()
-        self.events: list[Event] = []
-        families: dict[str, Load] = {"counting": self.family.load}
-        specs = [counting.spec(path), counting.spec(path, name="other")]
-        self.loop = StepLoop(
-            EngineConfig(**config),
-            specs,
-            self.events.append,
-            families=families,
-            pool=counting.Inline(),
-            now_us=self.family.clock,
-            costs=counting.costs(),
-        )
-
-    def turn(self, count: int = 1) -> list[list[int]]:
-        """Turn the loop until it has run so many steps, or has nothing to do; return the seeds in each forward."""
-        before = len(self.family.forwards)
-        while len(self.family.forwards) < before + count and self.loop.turn():
-            pass
-        return self.family.forwards[before:]
-
-    def run(self) -> None:
-        while not self.loop.is_idle:
-            assert self.loop.turn() or self.loop.is_idle, "stuck"
-
-    def of(self, key: str) -> list[Event]:
-        return [event for event in self.events if event.job_key == key]
-
-    def end(self, key: str) -> Any:
-        (end,) = [event for event in self.of(key) if isinstance(event, Finished | Failed | Cancelled)]
-        assert self.of(key)[-1] is end
-        return end
 
 
 @pytest.fixture
 def harness(tmp_path: Path) -> Callable[..., Harness]:
     return lambda **config: Harness(tmp_path, **config)
-
-
-@pytest.fixture
-def job(make_job: Any) -> Make:
-    def make(key: str, seed: int = 0, **changes: Any) -> Any:
-        return make_job(key, **({"model": "counting", "guidance_scale": 1.0, "seeds": (seed,)} | changes))
-
-    return make
 
 
 def grey(output: Any) -> int:
@@ -84,7 +35,7 @@ def grey(output: Any) -> int:
     return int(pixel[0])
 
 
-def test_the_life_of_a_generation(harness: Any, job: Make) -> None:
+def test_the_life_of_a_generation(harness: Any) -> None:
     run = harness()
     run.loop.accept(job("1", seed=9, steps=3, width=8, height=4))
     run.run()
@@ -99,7 +50,7 @@ def test_the_life_of_a_generation(harness: Any, job: Make) -> None:
     assert [stage.name for stage in run.end("1").stages] == ["wait", "load", "prepare", "denoise", "decode", "encode"]
 
 
-def test_rows_join_and_leave_at_any_step(harness: Any, job: Make) -> None:
+def test_rows_join_and_leave_at_any_step(harness: Any) -> None:
     run = harness()
     run.loop.accept(job("1", seed=1, steps=4))
     assert run.turn() == [[1]]
@@ -108,7 +59,7 @@ def test_rows_join_and_leave_at_any_step(harness: Any, job: Make) -> None:
     assert [grey(run.end(key).outputs[0]) for key in "12"] == [4, 2]
 
 
-def test_keys_share_no_batch_and_batches_are_bounded(harness: Any, job: Make) -> None:
+def test_keys_share_no_batch_and_batches_are_bounded(harness: Any) -> None:
     run = harness(batch_rows_max=2)
     for seed in (1, 2, 3):
         run.loop.accept(job(str(seed), seed=seed, steps=2))
@@ -117,7 +68,7 @@ def test_keys_share_no_batch_and_batches_are_bounded(harness: Any, job: Make) ->
     assert run.turn(6) == [[1, 2], [1, 2], [3], [3], [4], [5]]
 
 
-def test_a_suspect_shares_no_batch(harness: Any, job: Make) -> None:
+def test_a_suspect_shares_no_batch(harness: Any) -> None:
     run = harness()
     run.loop.accept(job("1", seed=1, steps=1))
     run.loop.accept(job("2", solo=True, seeds=(2, 3), steps=1))
@@ -126,7 +77,7 @@ def test_a_suspect_shares_no_batch(harness: Any, job: Make) -> None:
     assert run.turn(3) == [[1, 5], [2, 3], [4]]
 
 
-def test_images_of_one_generation_come_in_the_order_of_its_seeds(harness: Any, job: Make) -> None:
+def test_images_of_one_generation_come_in_the_order_of_its_seeds(harness: Any) -> None:
     run = harness(batch_rows_max=2)
     run.loop.accept(job("1", seeds=(5, 6, 7), steps=2))
     run.run()
@@ -136,7 +87,7 @@ def test_images_of_one_generation_come_in_the_order_of_its_seeds(harness: Any, j
     assert done == [2, 4, 5, 6]
 
 
-def test_jobs_wait_in_order_when_the_device_is_full(harness: Any, job: Make) -> None:
+def test_jobs_wait_in_order_when_the_device_is_full(harness: Any) -> None:
     run = harness(rows_live_max=2)
     run.loop.accept(job("big", seeds=(1, 2, 3), steps=2))
     run.loop.accept(job("2", seed=4, steps=1))
@@ -147,9 +98,7 @@ def test_jobs_wait_in_order_when_the_device_is_full(harness: Any, job: Make) -> 
     assert isinstance(run.end("2"), Finished)
 
 
-def test_a_model_that_just_came_serves_those_who_wait_for_it_then_the_oldest_has_its_own(
-    harness: Any, job: Make
-) -> None:
+def test_a_model_that_just_came_serves_those_who_wait_for_it_then_the_oldest_has_its_own(harness: Any) -> None:
     run = harness(memory_bytes_max=1)
     run.loop.accept(job("1", seed=1, steps=2))
     run.loop.accept(job("2", seed=2, steps=1, model="other"))
@@ -162,7 +111,7 @@ def test_a_model_that_just_came_serves_those_who_wait_for_it_then_the_oldest_has
     assert run.end("2").outputs
 
 
-def test_cancel_ends_a_generation_before_its_next_step(harness: Any, job: Make) -> None:
+def test_cancel_ends_a_generation_before_its_next_step(harness: Any) -> None:
     run = harness()
     run.loop.accept(job("1", seeds=(1, 2), steps=9))
     run.loop.accept(job("2", seed=3, steps=9))
@@ -177,7 +126,7 @@ def test_cancel_ends_a_generation_before_its_next_step(harness: Any, job: Make) 
     assert isinstance(run.end("2"), Finished)
 
 
-def test_cancel_of_a_waiting_job_costs_nothing(harness: Any, job: Make) -> None:
+def test_cancel_of_a_waiting_job_costs_nothing(harness: Any) -> None:
     run = harness()
     run.loop.accept(job("1"))
     run.loop.cancel("1")
@@ -186,7 +135,7 @@ def test_cancel_of_a_waiting_job_costs_nothing(harness: Any, job: Make) -> None:
     assert run.turn() == []
 
 
-def test_one_that_fails_fails_alone(harness: Any, job: Make) -> None:
+def test_one_that_fails_fails_alone(harness: Any) -> None:
     run = harness()
     run.family.broken = {2: ValueError("shape"), 4: torch.OutOfMemoryError("CUDA out of memory")}
     run.loop.accept(job("good", seed=1, steps=2))
@@ -200,7 +149,7 @@ def test_one_that_fails_fails_alone(harness: Any, job: Make) -> None:
     assert run.end("large").code == "OUT_OF_MEMORY"
 
 
-def test_a_batch_too_large_for_the_device_is_halved_and_remembered(harness: Any, job: Make) -> None:
+def test_a_batch_too_large_for_the_device_is_halved_and_remembered(harness: Any) -> None:
     run = harness()
     run.family.batch_max = 1
     run.loop.accept(job("1", seeds=(1, 2, 3), steps=2))
@@ -209,7 +158,7 @@ def test_a_batch_too_large_for_the_device_is_halved_and_remembered(harness: Any,
     assert run.family.forwards == [[1, 2, 3], [1, 2], [1], [2], [3], [1], [2], [3]]
 
 
-def test_numbers_that_are_no_picture_fail_their_generation_only(harness: Any, job: Make) -> None:
+def test_numbers_that_are_no_picture_fail_their_generation_only(harness: Any) -> None:
     run = harness()
     run.loop.accept(job("nan", seed=1, prompt="nan"))
     run.loop.accept(job("good", seed=2))
@@ -218,7 +167,7 @@ def test_numbers_that_are_no_picture_fail_their_generation_only(harness: Any, jo
     assert isinstance(run.end("good"), Finished)
 
 
-def test_a_bad_adapter_or_model_fails_before_any_step(harness: Any, job: Make, tmp_path: Path) -> None:
+def test_a_bad_adapter_or_model_fails_before_any_step(harness: Any, tmp_path: Path) -> None:
     run = harness()
     missing = AdapterUse(path=tmp_path / "none", digest="d", scale=1.0)
     run.loop.accept(job("adapter", adapters=(missing,)))
@@ -229,7 +178,7 @@ def test_a_bad_adapter_or_model_fails_before_any_step(harness: Any, job: Make, t
     assert run.family.forwards == []
 
 
-def test_a_lost_device_ends_the_loop(harness: Any, job: Make) -> None:
+def test_a_lost_device_ends_the_loop(harness: Any) -> None:
     run = harness()
     run.family.broken = {2: torch.AcceleratorError("an illegal memory access was encountered")}
     run.loop.accept(job("1", seed=1))
@@ -241,7 +190,7 @@ def test_a_lost_device_ends_the_loop(harness: Any, job: Make) -> None:
     assert run.loop.is_idle
 
 
-def test_every_microsecond_is_somebodys(harness: Any, job: Make) -> None:
+def test_every_microsecond_is_somebodys(harness: Any) -> None:
     run = harness(batch_rows_max=3)
     run.family.broken = {7: ValueError()}
     for seed in range(10):
@@ -256,3 +205,72 @@ def test_every_microsecond_is_somebodys(harness: Any, job: Make) -> None:
     assert snapshot.platform_us > 0
     assert snapshot.busy_us == run.family.clock.worked_us
     assert {cost.shape.rows for cost in snapshot.step_costs if cost.measured != 10} == {1, 2, 3}
+
+
+def test_an_urgent_one_goes_first_at_the_next_step_and_the_other_goes_on_where_it_was(harness: Any) -> None:
+    run = harness()
+    run.loop.accept(job("standard", 1, steps=5))
+    assert run.turn(2) == [[1], [1]]
+    run.loop.accept(job("urgent", 2, steps=2, priority=Priority.INTERACTIVE, guidance_scale=2.0))
+    assert run.turn(5) == [[2], [2], [1], [1], [1]]
+    run.run()
+    assert grey(run.end("standard").outputs[0]) == 5
+
+
+def test_less_urgent_rows_share_an_urgent_ones_step_as_long_as_they_hardly_slow_it(harness: Any) -> None:
+    costs = [
+        step_cost.StepCost(step_cost.Shape("counting", "32x32", False, rows, "text"), us, 10)
+        for rows, us in ((1, 1000), (2, 1500), (4, 2500), (8, 4500))
+    ]
+    for slower_max, shared in ((1.0, 1), (2.0, 3), (9.0, 5)):
+        run = harness(costs=costs, urgent_slower_max=slower_max)
+        run.family.step_us = lambda rows: 500 + 500 * rows
+        run.loop.accept(job("standard", seeds=(1, 2, 3, 4)))
+        run.turn()
+        run.loop.accept(job("urgent", 9, priority=Priority.INTERACTIVE))
+        (forward,) = run.turn()
+        assert (forward[0], len(forward)) == (9, shared)
+
+
+def test_the_tenant_that_had_least_and_the_nearest_deadline_go_first(harness: Any) -> None:
+    run = harness(batch_rows_max=1, slice_steps_max=1)
+    run.loop.accept(job("1", 1, tenant_id="a"))
+    run.loop.accept(job("2", 2, tenant_id="a"))
+    run.loop.accept(job("3", 3, tenant_id="b"))
+    assert run.turn(6) == [[3], [1], [3], [1], [3], [1]]  # preparing 1 and 2 was for the same tenant
+    run.loop.accept(job("soon", 4, tenant_id="a", deadline_us=10**9))
+    assert run.turn(4) == [[4]] * 4
+
+
+def test_nobody_starves_while_there_is_more_urgent_work_than_the_device_can_do(harness: Any) -> None:
+    ageing_us = 50_000
+    run = harness(ageing_us=ageing_us, rows_live_max=8)
+    standard = {str(seed): seed for seed in range(3)}
+    for key, seed in standard.items():
+        run.loop.accept(job(key, seed, steps=6, guidance_scale=2.0))
+    last_us, waits_us = dict.fromkeys(standard.values(), 0), []
+    for turn in range(4000):
+        if len(run.loop._floor.waiting) < 5:
+            run.loop.accept(job(f"urgent {turn}", 100 + turn, steps=3, priority=Priority.INTERACTIVE))
+        before = len(run.family.forwards)
+        run.loop.turn()
+        for seed in {seed for forward in run.family.forwards[before:] for seed in forward} & set(last_us):
+            waits_us.append(run.clock.now_us - last_us[seed])
+            last_us[seed] = run.clock.now_us
+        if all(any(isinstance(event, Finished) for event in run.of(key)) for key in standard):
+            break
+    assert len(waits_us) == 18
+    # Beside the bound: the slice that runs when it is reached, and the model's load at the beginning.
+    assert max(waits_us) <= ageing_us + 2 * 8 * 1080 + 7000
+    assert min(waits_us) >= ageing_us / 2  # there was always more urgent work
+
+
+def test_a_stream_of_newcomers_of_another_model_delays_nobody_for_ever(harness: Any) -> None:
+    run = harness(memory_bytes_max=1)
+    run.loop.accept(job("old", 1, model="other"))
+    for turn in range(400):
+        run.loop.accept(job(f"new {turn}", 2))
+        run.turn()
+        if any(isinstance(event, Finished) for event in run.of("old")):
+            break
+    assert run.end("old").outputs

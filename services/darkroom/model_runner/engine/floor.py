@@ -21,6 +21,9 @@ from darkroom.model_runner.engine.residency import Residency
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_SHORT_US = 60_000_000
+"""How long batches stay small after memory was short: what took it may be gone then, and a vain try costs one step."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -60,7 +63,8 @@ class Floor:
         self.generations: dict[str, Generation] = {}
         self.waiting: list[Generation] = []
         self.rows: list[Row] = []
-        self.rows_max: dict[Hashable, int] = {}  # of what the device had no memory for
+        self.rows_max: dict[Hashable, int] = {}  # of what the device had no memory for, until it is tried again
+        self._short_until_us = 0
         self.stirred = True  # somebody came or went since this was last set to False
         self._cuda = torch.device(config.device).type == "cuda"
 
@@ -78,6 +82,8 @@ class Floor:
 
     def size(self, costs: step_cost.Table, shape: step_cost.Shape, key: Hashable, levels: Sequence[batch.Level]) -> int:
         """Return how many of a leader and its companions, whose levels these are, run together by the measured costs."""
+        if self.now_us() >= self._short_until_us:
+            self.rows_max.clear()
         available = min(len(levels), self.config.batch_rows_max, self.rows_max.get(key, len(levels)))
         return batch.share(
             levels[:available],
@@ -112,7 +118,7 @@ class Floor:
     ) -> list[Done[Item, Result]]:
         """Do the work for all items at once; where it fails, for fewer, so that each item that fails does so alone.
 
-        Where memory was short, two halves are tried, idle models leave first, and later batches of this `key` are as small.
+        Where memory was short, idle models leave, two halves are tried, and later batches of this `key` are as small.
         """
         items = [item for item in items if self.is_live(generation_of(item))]
         if not items:
@@ -126,6 +132,7 @@ class Floor:
             self.relieve(besides=generation_of(items[0]).job.model)
             half = -(-len(items) // 2)
             self.rows_max[key] = min(half, self.rows_max.get(key, half))
+            self._short_until_us = self.now_us() + _SHORT_US
             parts = [list(items[:half]), list(items[half:])]
             if len(items) == 1:
                 done, error = self._try(items, work)

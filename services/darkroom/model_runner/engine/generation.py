@@ -27,8 +27,9 @@ class Generation:
         self.ready_us = now_us  # when its states were there; what the pace of steps is taken from
         self.saved_us = now_us  # when it was last saved as a checkpoint
         self._steps = [0] * len(job.seeds)
+        self._cached_steps = [0] * len(job.seeds)
         self._steps_total = job.steps * len(job.seeds)
-        self._steps_spared = 0
+        self._steps_spared = self._cached_spared = 0
         self._used: Usage | None = None
         self._walls: dict[str, int] = {}
         self._marked_us = now_us
@@ -48,13 +49,16 @@ class Generation:
         self.outputs = {index: image for index, image in enumerate(images) if isinstance(image, Output)}
         self._steps = [image.step if isinstance(image, State) else self.job.steps for image in images]
         self._steps_spared = sum(self._steps)
+        self._cached_steps = [image.cached_steps if isinstance(image, State) else 0 for image in images]
+        self._cached_spared = sum(self._cached_steps)
         self._steps_total = sum(image.steps_total if isinstance(image, State) else self.job.steps for image in images)
         self._used = used
         return self._steps_spared
 
-    def stepped(self, image: int, step: int) -> None:
+    def stepped(self, image: int, state: State) -> None:
         """Note how far an image is."""
-        self._steps[image] = step
+        self._steps[image] = state.step
+        self._cached_steps[image] = state.cached_steps
 
     @property
     def steps_done(self) -> int:
@@ -78,6 +82,7 @@ class Generation:
             denoise_us=before.denoise_us + self.busy_us["denoise"],
             decode_us=before.decode_us + self.busy_us["decode"],
             steps=before.steps + self.steps_done - self._steps_spared,
+            cached_steps=before.cached_steps + sum(self._cached_steps) - self._cached_spared,
             images=sum(output.media_type.startswith("image/") for output in self.outputs.values()),
             pixels=sum(output.width * output.height * output.frames for output in self.outputs.values()),
             media_duration_us=sum(output.duration_us for output in self.outputs.values()),

@@ -164,6 +164,8 @@ class Usage:
     decode_us: int
     steps: int
     """Denoising steps, summed over its images."""
+    cached_steps: int = 0
+    """Those of the steps that reused most of an earlier one."""
     images: int
     """Finished images."""
     pixels: int

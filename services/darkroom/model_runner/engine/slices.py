@@ -41,9 +41,10 @@ def size(floor: Floor, leader: Row, levels: Sequence[batch.Level]) -> int:
 
 
 def begin(floor: Floor, rows: list[Row]) -> Slice:
-    """Return a slice that has not run yet."""
+    """Return a slice that has not run yet; one that tries a batch size is one step."""
     floor.stirred = False
-    return Slice(rows, floor.config.slice_steps_max, floor.now_us() + floor.config.slice_us_max)
+    trial = floor.step_costs.is_trial(shape(rows[0].state.batch_key, len(rows)))
+    return Slice(rows, 1 if trial else floor.config.slice_steps_max, floor.now_us() + floor.config.slice_us_max)
 
 
 def goes_on(floor: Floor, slice_: Slice) -> bool:
@@ -69,7 +70,7 @@ def step(floor: Floor, slice_: Slice) -> Slice:
     for row, state, share_us in moved:
         if floor.charge(row.generation, "denoise", share_us):
             row.state, row.waiting_since_us = state, floor.now_us()
-            row.generation.stepped(row.image, state.step)
+            row.generation.stepped(row.image, state)
             floor.stirred |= row.is_done
     _report(floor, [row for row, _, _ in moved])
     return slice_._replace(steps_left=slice_.steps_left - 1)

@@ -1,0 +1,84 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from darkroom.model_runner.engine.job import Failed, Finished, Priority, Started
+from tests.model_runner.engine.harness import Harness, job
+
+
+@pytest.fixture
+def harness(tmp_path: Path) -> Callable[..., Harness]:
+    return lambda **config: Harness(tmp_path, **config)
+
+
+def test_those_who_wait_are_prepared_together(harness: Any) -> None:
+    run = harness(batch_rows_max=3)
+    for seed in range(4):
+        run.loop.accept(job(str(seed), seed))
+    run.loop.accept(job("other", 9, model="other"))
+    run.run()
+    assert run.family.prepared == [["0", "1", "2"], ["3"], ["other"]]
+    # 100 us and 1 us each, by equal shares.
+    assert [run.end(key).usage.prepare_us for key in "0123"] == [35, 34, 34, 101]
+
+
+def test_one_that_is_refused_is_refused_alone(harness: Any) -> None:
+    run = harness()
+    for key, prompt in (("1", ""), ("2", "bad"), ("3", "")):
+        run.loop.accept(job(key, prompt=prompt))
+    run.run()
+    assert run.family.prepared == [["1", "2", "3"], ["1"], ["2"], ["3"]]
+    assert (run.end("2").code, run.end("2").fault) == ("REQUEST_INVALID", "request")
+    assert isinstance(run.end("1"), Finished)
+    assert isinstance(run.end("3"), Finished)
+
+
+def test_an_urgent_one_is_not_held_up_by_preparing_others(harness: Any) -> None:
+    run = harness()
+    run.loop.accept(job("standard", 1))
+    run.loop.accept(job("interactive", 2, priority=Priority.INTERACTIVE, steps=1))
+    run.turn()
+    assert run.family.prepared == [["interactive"]]
+    assert run.family.forwards == [[2]]
+
+
+def test_each_class_has_its_own_places(harness: Any) -> None:
+    run = harness(rows_live_max=2)
+    for seed in (1, 2, 3):
+        run.loop.accept(job(str(seed), seed))
+    run.turn()
+    run.loop.accept(job("interactive", 9, priority=Priority.INTERACTIVE))
+    assert 9 in run.turn()[0]
+    assert run.loop.snapshot.jobs_waiting == 1
+    assert run.loop.snapshot.rows_live == 3
+
+
+def test_a_lone_generation_with_more_images_than_places_is_taken(harness: Any) -> None:
+    run = harness(rows_live_max=2)
+    run.loop.accept(job("1", seeds=(1, 2, 3)))
+    assert run.turn() == [[1, 2, 3]]
+
+
+def test_started_tells_how_long_the_model_took(harness: Any) -> None:
+    run = harness()
+    run.loop.accept(job("1"))
+    run.loop.accept(job("2"))
+    run.run()
+    assert [event for event in run.events if isinstance(event, Started)] == [Started("1", 7000), Started("2", 7000)]
+    assert {stage.name: stage.wall_us for stage in run.end("1").stages}["load"] == 7000
+    run.loop.accept(job("3"))
+    run.run()
+    assert run.of("3")[0] == Started("3", 0)
+    assert run.loop.snapshot.platform_us == 7000
+
+
+def test_a_model_that_cannot_be_loaded_fails_who_wants_it(harness: Any) -> None:
+    run = harness(memory_bytes_max=0)
+    run.loop.accept(job("1"))
+    run.loop.accept(job("2", model="unknown"))
+    run.run()
+    for key in "12":
+        assert isinstance(run.end(key), Failed)
+        assert run.end(key).code == "MODEL_LOAD_FAILED"

@@ -1,0 +1,87 @@
+import concurrent.futures
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from darkroom.model_runner.engine.job import Cancelled, Finished, Priority
+from tests.model_runner.engine.harness import Harness, job
+
+
+class Later(concurrent.futures.Executor):
+    """Does what it is given when it is told to."""
+
+    def __init__(self) -> None:
+        self._given: list[Any] = []
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        self._given.append((future, lambda: fn(*args, **kwargs)))
+        return future
+
+    def work(self) -> None:
+        for future, do in self._given:
+            future.set_result(do())
+        self._given = []
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Any:
+    """A loop whose files are made when `pool.work()` is called; its models are loaded already."""
+    run = Harness(tmp_path)
+    run.loop.accept(job("first", model="counting"))
+    run.run()
+    run.pool = run.loop._floor.pool = Later()
+    del run.events[:], run.family.forwards[:], run.family.decoded[:]
+    return run
+
+
+def test_pictures_that_are_done_together_are_decoded_together(tmp_path: Path) -> None:
+    run = Harness(tmp_path)
+    for seed in range(3):
+        run.loop.accept(job(str(seed), seed))
+    run.loop.accept(job("wide", 9, width=64))
+    run.run()
+    # The first sizes are tried by doubling, after a lone one has been measured thrice.
+    assert run.family.decoded == [[0], [1], [2], [9]]
+    for seed in range(4):
+        run.loop.accept(job(str(seed), seed))
+    run.run()
+    assert run.family.decoded[4:] == [[0, 1], [2, 3]]
+
+
+def test_files_are_made_elsewhere_while_the_device_goes_on(slow: Any) -> None:
+    slow.loop.accept(job("1", 1, steps=1))
+    slow.loop.accept(job("2", 2, steps=3))
+    slow.turn(3)
+    assert slow.family.decoded == [[1]]
+    assert slow.of("1")[-1:] != [Finished]
+    while slow.loop.turn():
+        pass
+    assert not slow.loop.is_idle
+    assert slow.loop.snapshot.rows_live == 2
+    slow.pool.work()
+    slow.run()
+    assert [isinstance(slow.end(key), Finished) for key in "12"] == [True, True]
+
+
+def test_cancel_while_the_file_is_made(slow: Any) -> None:
+    slow.loop.accept(job("1", 1, steps=1))
+    while slow.loop.turn():
+        pass
+    slow.loop.cancel("1")
+    slow.pool.work()
+    slow.run()
+    assert isinstance(slow.end("1"), Cancelled)
+    assert slow.end("1").usage.decode_us > 0
+
+
+def test_an_interactive_step_does_not_wait_for_a_decode_of_a_lower_class(slow: Any) -> None:
+    slow.loop.accept(job("batch", 1, steps=1, priority=Priority.BATCH))
+    slow.turn()
+    slow.loop.accept(job("urgent", 2, steps=2, priority=Priority.INTERACTIVE))
+    assert slow.turn(2) == [[2], [2]]
+    assert slow.family.decoded == []
+    while slow.loop.turn():
+        pass
+    assert slow.family.decoded == [[2], [1]]

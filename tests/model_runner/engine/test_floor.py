@@ -1,0 +1,115 @@
+"""Failures are narrowed down, and every microsecond is somebody's."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from darkroom.model_runner.engine.job import Checkpointed, Ended, Finished, Priority
+from tests.model_runner.engine.harness import Harness, job
+
+
+@pytest.fixture
+def harness(tmp_path: Path) -> Callable[..., Harness]:
+    return lambda **config: Harness(tmp_path, **config)
+
+
+def test_short_memory_shrinks_batches_for_a_while(harness: Any) -> None:
+    run = harness()
+    run.family.batch_max = 3
+    run.loop.accept(job("1", seeds=(1, 2, 3, 4), steps=3))
+    assert [len(forward) for forward in run.turn(5)] == [4, 2, 2, 2, 2]
+    run.family.batch_max = 4
+    run.loop.accept(job("2", seeds=(5, 6, 7, 8), steps=2))
+    run.run()
+    assert {len(forward) for forward in run.family.forwards[5:]} == {2}
+    run.clock.now_us += 60_000_000
+    run.loop.accept(job("3", seeds=(5, 6, 7, 8), steps=2))
+    assert [len(forward) for forward in run.turn(2)] == [4, 4]
+
+
+def test_idle_models_leave_when_memory_is_short(harness: Any) -> None:
+    run = harness()
+    run.loop.accept(job("1", model="other"))
+    run.run()
+    assert run.loop.snapshot.models == ("other",)
+    run.family.broken = {2: torch.OutOfMemoryError("CUDA out of memory")}
+    run.loop.accept(job("2", 2))
+    run.run()
+    assert run.end("2").code == "OUT_OF_MEMORY"
+    assert run.family.forwards[-2:] == [[2], [2]]  # once more, after the other model left
+    assert run.loop.snapshot.models == ("counting",)
+
+
+def test_what_was_done_for_a_row_whose_generation_fails_in_the_same_step_is_the_platforms(harness: Any) -> None:
+    run = harness()
+    run.family.broken = {2: ValueError("shape")}
+    run.loop.accept(job("1", seeds=(1, 2)))
+    run.run()
+    snapshot = run.loop.snapshot
+    assert run.end("1").usage.denoise_us == 0
+    assert snapshot.busy_us == run.end("1").usage.device_time_us + snapshot.platform_us == run.clock.worked_us
+
+
+ACTIONS = st.one_of(
+    st.tuples(
+        st.just("accept"),
+        st.builds(
+            dict,
+            priority=st.sampled_from(Priority),
+            tenant_id=st.sampled_from("ab"),
+            model=st.sampled_from(["counting", "other", "unknown"]),
+            seeds=st.lists(st.integers(0, 9), min_size=1, max_size=3).map(tuple),
+            steps=st.integers(1, 6),
+            guidance_scale=st.sampled_from([1.0, 2.0]),
+            prompt=st.sampled_from(["", "", "", "bad", "nan"]),
+            solo=st.booleans(),
+        ),
+    ),
+    st.tuples(st.just("turn"), st.integers(1, 12)),
+    st.tuples(st.just("cancel"), st.integers(0, 12)),
+    st.tuples(st.just("checkpoint"), st.integers(0, 12)),
+    st.tuples(st.just("drain"), st.just(0)),
+    st.tuples(st.just("wait"), st.integers(0, 20_000_000)),
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(ACTIONS, max_size=30), st.integers(1, 4), st.integers(1, 8), st.integers(1, 2))
+def test_whatever_happens_the_time_adds_up_and_everybody_ends_once(
+    actions: list[tuple[str, Any]], batch_max: int, rows_live_max: int, memory: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        run = Harness(Path(folder), rows_live_max=rows_live_max, memory_bytes_max=memory)
+        run.family.batch_max = batch_max
+        run.family.broken = {7: ValueError("broken"), 8: torch.OutOfMemoryError("CUDA out of memory")}
+        keys = []
+        for name, value in actions:
+            match name:
+                case "accept":
+                    keys.append(str(len(keys)))
+                    run.loop.accept(job(keys[-1], **value))
+                case "turn":
+                    run.turn(value)
+                case "wait":
+                    run.clock.now_us += value
+                case "drain":
+                    run.loop.drain()
+                case _:
+                    getattr(run.loop, name)(str(value))
+        run.run()
+    ends = [event for event in run.events if isinstance(event, Ended)]
+    assert sorted(end.job_key for end in ends) == sorted(keys)
+    snapshot = run.loop.snapshot
+    assert snapshot.busy_us == sum(end.usage.device_time_us for end in ends) + snapshot.platform_us
+    assert snapshot.busy_us == run.clock.worked_us
+    assert (snapshot.jobs_waiting, snapshot.rows_live) == (0, 0)
+    for end in ends:
+        if isinstance(end, Finished):
+            last = [event for event in run.of(end.job_key) if not isinstance(event, Checkpointed)][-2]
+            assert end.usage.steps == last.steps_done == last.steps_total

@@ -1,0 +1,80 @@
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from darkroom.model_runner.engine.job import Checkpointed, Finished, Started, Suspended
+from tests.model_runner.engine.harness import Harness, job
+
+
+@pytest.fixture
+def harness(tmp_path: Path) -> Callable[..., Harness]:
+    return lambda **config: Harness(tmp_path, **config)
+
+
+def test_a_checkpoint_leaves_its_generation_going(harness: Any) -> None:
+    run = harness()
+    run.loop.accept(job("1", seeds=(1, 2), steps=4))
+    run.loop.checkpoint("1")
+    run.loop.checkpoint("unknown")
+    assert run.events == []  # it has not begun
+    run.turn(2)
+    run.loop.checkpoint("1")
+    saved = run.of("1")[-1]
+    assert isinstance(saved, Checkpointed)
+    assert (saved.steps_done, saved.usage.steps) == (4, 4)
+    run.run()
+    assert isinstance(run.end("1"), Finished)
+
+
+def test_drained_work_goes_on_elsewhere_and_is_counted_once(harness: Any) -> None:
+    one, other, whole = harness(), harness(), harness()
+    wanted = job("1", seeds=(1, 2), steps=4)
+    whole.loop.accept(wanted)
+    whole.run()
+    one.loop.accept(wanted)
+    one.turn(2)
+    one.loop.accept(job("waiting", model="other"))
+    one.turn(1)
+    one.loop.drain()
+    assert one.loop.is_idle
+    assert one.end("waiting").data is None
+    suspended = one.end("1")
+    assert isinstance(suspended, Suspended)
+    other.loop.accept(dataclasses.replace(wanted, key="2", checkpoint=suspended.data))
+    other.run()
+    assert other.of("2")[0] == Started("2", 7000, resumed_step=6)
+    assert len(other.family.forwards) == 1
+    assert other.family.prepared == []
+    assert other.end("2").outputs == whole.end("1").outputs
+    usage = other.end("2").usage
+    assert (usage.steps, usage.images) == (8, 2)
+    assert usage.denoise_us == whole.end("1").usage.denoise_us
+
+
+def test_a_file_of_another_job_is_refused_and_it_begins_anew(harness: Any) -> None:
+    one, other = harness(), harness()
+    one.loop.accept(job("1", 1))
+    one.turn()
+    one.loop.drain()
+    for key, changes in (("seed", {"seeds": (2,)}), ("model", {"model": "other"})):
+        other.loop.accept(dataclasses.replace(job(key, 1, **changes), checkpoint=one.end("1").data))
+    other.loop.accept(dataclasses.replace(job("damaged", 1), checkpoint=one.end("1").data[:-1]))
+    other.run()
+    for key in ("seed", "model", "damaged"):
+        assert other.of(key)[0].resumed_step == 0
+        assert other.end(key).usage.steps == 4
+
+
+def test_who_runs_long_is_saved_from_time_to_time(harness: Any) -> None:
+    run = harness(checkpoint_interval_us=4000)
+    run.loop.accept(job("1", steps=10))
+    run.run()
+    saved = [event.steps_done for event in run.events if isinstance(event, Checkpointed)]
+    assert saved == [4, 8]
+    never = harness(checkpoint_interval_us=0)
+    never.loop.accept(job("1", steps=10))
+    never.run()
+    assert not any(isinstance(event, Checkpointed) for event in never.events)
