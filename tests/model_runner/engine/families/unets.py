@@ -40,6 +40,7 @@ SCHEDULERS: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
     "dpmpp_2m": (diffusers.DPMSolverMultistepScheduler, {}),
     "dpmpp_2m_karras": (diffusers.DPMSolverMultistepScheduler, {"use_karras_sigmas": True}),
     "dpmpp_2m_sde": (diffusers.DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
+    "pndm": (diffusers.PNDMScheduler, {"skip_prk_steps": True}),
     "unipc": (diffusers.UniPCMultistepScheduler, {}),
     "lcm": (diffusers.LCMScheduler, {}),
 }
