@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -191,6 +192,23 @@ def test_texts_of_all_jobs_are_encoded_in_one_call_and_only_once(specs: Any, mak
         model.prepare(jobs)
         model.prepare([make_job("4", prompt="red")])
     assert calls == [4]  # "a red circle...", "", "blue", "red"
+
+
+def test_the_engine_paints_by_the_family_name(specs: Any, models: Any, make_job: Any, record: Any) -> None:
+    recorder, job = (
+        record([specs["epsilon"]], memory_bytes_max=1 << 30),
+        make_job("1", seeds=(1, 2), **TASKS["inpaint"]),
+    )
+    recorder.submit(job)
+    (finished,) = recorder.finished("1")
+    assert [(output.width, output.height, output.seed) for output in finished.outputs] == [(32, 32, 1), (32, 32, 2)]
+    assert finished.usage.steps == 2 * int(job.steps * job.strength)
+    painted = torch.stack(latents(models["epsilon"], job)) / models["epsilon"]._vae.config.scaling_factor
+    with torch.inference_mode():
+        expected = models["epsilon"]._vae.decode(painted).sample.clamp(-1, 1) * 127.5 + 127.5
+    for output, picture in zip(finished.outputs, expected, strict=True):
+        drawn = torch.tensor(np.array(unets.image(output.data)))
+        assert distance(drawn.permute(2, 0, 1).float(), picture) <= 0.6  # rounded to bytes
 
 
 def test_other_tiers_are_told_and_batched_apart(models: Any, make_job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
