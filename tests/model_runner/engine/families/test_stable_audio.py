@@ -151,6 +151,13 @@ def test_what_it_cannot_make_is_refused_by_name(models: Any, sound: Any, changes
         models["ode"].prepare([sound("ode", **changes)])
 
 
+def test_a_draft_keeps_its_cache(models: Any, pipelines: Any, sound: Any) -> None:
+    job = sound("ode", steps=6, tier="DRAFT")
+    (state,) = run(models["ode"], job)
+    assert (state.tier, set(state.cache)) == ("DRAFT", {"first", "rest", "spent", "drift"})
+    assert distance(state.latents, reference(pipelines["ode"], job)) < 1.0
+
+
 def test_guidance_as_an_input_is_refused(folders: dict[str, Path]) -> None:
     with pytest.raises(errors.LoadFailed, match="guidance"):
         tiny_media.load(stable_audio, tiny_media.spec(folders["ode"], family="stable_audio", guidance="embedded"))

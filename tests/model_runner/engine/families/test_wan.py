@@ -168,6 +168,15 @@ def test_what_it_cannot_make_is_refused_by_name(models: Any, video: Any, name: s
         models[name].prepare([video(name, **changes)])
 
 
+def test_a_draft_keeps_its_cache_and_two_transformers_make_none(models: Any, pipelines: Any, video: Any) -> None:
+    job = video("text", steps=6, tier="DRAFT")
+    (state,) = run(models["text"], job)
+    assert (state.tier, set(state.cache)) == ("DRAFT", {"first", "rest", "spent", "drift"})
+    assert distance(state.latents, reference(pipelines["text"], job)) < 1.0
+    ((both,),) = models["two"].prepare([video("two", tier="DRAFT")])
+    assert both.tier == "LOSSLESS"
+
+
 def test_wan_2_2_s_5b_is_refused_clearly(folders: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "WanPipeline", "expand_timesteps": true}')
     with pytest.raises(errors.LoadFailed, match="one time"):

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from darkroom.model_runner.engine import adapters, embeddings, errors, pictures, samplers, stepwise
-from darkroom.model_runner.engine.job import Job, ModelSpec
+from darkroom.model_runner.engine import adapters, embeddings, errors, pictures, samplers, stepwise, tiers
+from darkroom.model_runner.engine.job import Job, ModelSpec, Tier
 from darkroom.model_runner.engine.state import BatchKey, Predictions, State
 
 _DRAFT_THRESHOLD = 0.1  # of first-block residuals' relative change; diffusers' own default of 0.05 skips little
@@ -80,7 +80,7 @@ class Pipeline:
         self._spec = spec
         self._pipeline = pipeline
         self._parameters = inspect.signature(pipeline.__call__).parameters
-        self._device = pipeline.device
+        self._has_cache = hasattr(getattr(pipeline, "transformer", None), "enable_cache")
 
     @property
     def samples_per_second(self) -> int:
@@ -122,16 +122,17 @@ class Pipeline:
         return media
 
     def _state(self, job: Job, seed: int) -> State:
-        arguments = self._arguments(job)
+        arguments, guided = self._arguments(job), self._spec.guidance == "true_cfg" and job.guidance_scale > 1
+        tier: Tier = "DRAFT" if job.tier == "DRAFT" and self._has_cache else "LOSSLESS"
         sizes = {"image": (job.width, job.height), "video": (job.width, job.height, job.frames), "audio": ()}
 
         def call(bar: Callable[..., stepwise.Bar]) -> Any:
-            pipeline = self._own(job)
+            pipeline = self._own(tier)
             pipeline.progress_bar = bar
             return pipeline(**arguments, generator=torch.Generator("cpu").manual_seed(seed))
 
         return _Running(
-            batch_key=BatchKey(job.model, "whole", sizes[self.medium], 0, False),
+            batch_key=BatchKey(job.model, "whole", sizes[self.medium], 0, guided, tiers.precision(tier)),
             seed=seed,
             step=0,
             plan=_NO_PLAN,
@@ -139,17 +140,17 @@ class Pipeline:
             latents=torch.zeros(0),
             conditioning={},
             adapters=job.adapters,
-            tier=job.tier,
+            tier=tier,
             run=stepwise.Run(call),
             total=job.steps,
         )
 
-    def _own(self, job: Job) -> Any:
+    def _own(self, tier: Tier) -> Any:
         """Return the pipeline with the same weights and a memory of its own, as calls that take turns need."""
         own = copy.copy(self._pipeline)
         if (scheduler := getattr(own, "scheduler", None)) is not None:
             own.scheduler = type(scheduler).from_config(scheduler.config)
-        if job.tier == "DRAFT":
+        if tier == "DRAFT":
             own.transformer = _twin(own.transformer)
             own.transformer.enable_cache(diffusers.FirstBlockCacheConfig(threshold=_DRAFT_THRESHOLD))
         return own
@@ -162,8 +163,6 @@ class Pipeline:
             raise errors.BadRequest(f"model {job.model} takes no negative prompt")
         if job.sampler:
             raise errors.BadRequest(f"sampler: model {job.model} knows only its own")
-        if job.tier == "DRAFT" and not hasattr(getattr(self._pipeline, "transformer", None), "enable_cache"):
-            raise errors.BadRequest(f"quality: model {job.model} has no DRAFT")
         optional = {
             "width": job.width or None,
             "height": job.height or None,

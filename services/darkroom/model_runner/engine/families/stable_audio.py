@@ -11,9 +11,9 @@ from typing import Any
 import diffusers
 import torch
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
-from torch import Tensor
+from torch import Tensor, nn
 
-from darkroom.model_runner.engine import adapters, embeddings, errors, samplers
+from darkroom.model_runner.engine import adapters, captions, embeddings, errors, samplers, step_cache, tiers
 from darkroom.model_runner.engine.job import Job, ModelSpec
 from darkroom.model_runner.engine.samplers import edm
 from darkroom.model_runner.engine.state import BatchKey, Predictions, State
@@ -69,16 +69,26 @@ class StableAudio:
             pipeline.rotary_embed_dim, self._window + 1, use_real=True, repeat_interleave_real=False
         )  # one more than the latents: the lengths are a token before them
         self.samples_per_second: int = self._vae.config.sampling_rate
+        self._tiers = tiers.Tiers(self._transformer)
         self.bank = adapters.Bank(self._transformer, resident_max=adapters_resident_max)
 
     def prepare(self, jobs: Sequence[Job]) -> list[list[State]]:
         """Encode the prompts of all jobs at once; draw each seed's noise."""
         for job in jobs:
             self._check(job)
-        texts = self._embed([job.tenant_id for job in jobs], [job.prompt for job in jobs])
+        texts = captions.embed(
+            jobs,
+            cache=self._embeddings,
+            encode=self._encode,
+            is_guided=lambda job: self._is_guided(job) and bool(job.negative_prompt),
+        )
         return [self._states(job, text) for job, text in zip(jobs, texts, strict=True)]
 
     def denoise(self, states: Sequence[State]) -> Predictions:
+        """Predict as the rows' tier has it."""
+        return self._tiers.denoise(states, self._forward)
+
+    def _forward(self, transformer: nn.Module, states: Sequence[State]) -> Predictions:
         """One forward over [rows, channels, window]; a guided batch stacks its negative prompts below its prompts."""
         guided = states[0].batch_key.guided
         rows = list(states) * (2 if guided else 1)
@@ -87,7 +97,7 @@ class StableAudio:
             texts += [state.conditioning["negative_text"] for state in states]
         latents = torch.stack([state.latents * state.plan.input_scales[state.step] for state in rows])
         with self.bank.applied([state.adapters for state in rows]):
-            predicted: Tensor = self._transformer(
+            predicted: Tensor = transformer(
                 latents.to(self._dtype),
                 torch.tensor([state.plan.timesteps[state.step] for state in rows], device=self._device),
                 encoder_hidden_states=torch.stack(texts),
@@ -101,7 +111,7 @@ class StableAudio:
 
     def advance(self, states: Sequence[State], predictions: Predictions) -> list[State]:
         """Stable Audio is sampled by DPM-Solver++ over EDM's noise levels."""
-        return samplers.advance(states, predictions)
+        return step_cache.keep(samplers.advance(states, predictions), predictions)
 
     def decode(self, states: Sequence[State]) -> list[Tensor]:
         """Run the VAE, one window after another, and cut each sound to its length."""
@@ -118,19 +128,19 @@ class StableAudio:
         if job.source_image is not None or job.mask_image is not None or job.strength is not None:
             raise errors.BadRequest(f"model {job.model} takes neither source_image nor mask_image nor strength")
 
-    def _embed(self, tenant_ids: Sequence[str], texts: Sequence[str]) -> list[Tensor]:
-        """Return each text's embedding, [tokens, width], zeros beyond its end."""
+    def _encode(self, texts: list[str], *, tokens: int) -> list[dict[str, Tensor]]:
+        """Return each text's embedding, [tokens, width], zeros beyond its end; their number is the model's own."""
+        return [{"text": row} for row in self._pipeline.encode_prompt(texts, self._device, False)]
 
-        def encode(missing: list[str]) -> list[dict[str, Tensor]]:
-            return [{"text": row} for row in self._pipeline.encode_prompt(missing, self._device, False)]
+    def _is_guided(self, job: Job) -> bool:
+        return self._guided and job.guidance_scale > 1
 
-        return [found["text"] for found in self._embeddings.embed(tenant_ids, texts, compute=encode)]
-
-    def _states(self, job: Job, text: Tensor) -> list[State]:
-        guided = self._guided and job.guidance_scale > 1
+    def _states(self, job: Job, text: dict[str, Tensor]) -> list[State]:
+        tier = self._tiers.granted(job)
         plan = edm.plan(job.sampler or edm.default_name(self._scheduler), job.steps, config=self._scheduler)
-        conditioning = self._conditioning(job, text, guided=guided)
-        key = BatchKey(job.model, "text", (), len(conditioning["text"]), guided)
+        conditioning = self._conditioning(job, text)
+        tokens = len(conditioning["text"])
+        key = BatchKey(job.model, "text", (), tokens, self._is_guided(job), tiers.precision(tier))
         return [
             State(
                 batch_key=key,
@@ -142,25 +152,24 @@ class StableAudio:
                 conditioning=conditioning,
                 adapters=job.adapters,
                 noise_rng=generator.get_state() if plan.draws_noise else None,
-                tier=job.tier,
+                tier=tier,
             )
             for seed in job.seeds
             for generator in [torch.Generator("cpu").manual_seed(seed)]
         ]
 
-    def _conditioning(self, job: Job, text: Tensor, *, guided: bool) -> dict[str, Tensor]:
+    def _conditioning(self, job: Job, text: dict[str, Tensor]) -> dict[str, Tensor]:
         """Append the start and the end to the text; without a negative prompt all of it is zeros, as the pipeline does."""
         seconds = job.duration_us / 1_000_000
         start, end = self._pipeline.encode_duration(0.0, seconds, self._device, False, 1)
         named = {
-            "text": torch.cat([text, start[0], end[0]]),
+            "text": torch.cat([text["text"], start[0], end[0]]),
             "lengths": torch.cat([start[0], end[0]], dim=1),
             "samples": torch.tensor(int(seconds * self.samples_per_second)),
         }
-        if guided and job.negative_prompt:
-            (negative,) = self._embed([job.tenant_id], [job.negative_prompt])
-            named["negative_text"] = torch.cat([negative, start[0], end[0]])
-        elif guided:
+        if "negative_text" in text:
+            named["negative_text"] = torch.cat([text["negative_text"], start[0], end[0]])
+        elif self._is_guided(job):
             named["negative_text"] = torch.zeros_like(named["text"])
         return named
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import diffusers
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from darkroom.model_runner.engine import adapters, embeddings, errors, pictures, samplers
+from darkroom.model_runner.engine import adapters, captions, embeddings, errors, pictures, samplers, step_cache, tiers
 from darkroom.model_runner.engine.job import Job, ModelSpec
 from darkroom.model_runner.engine.state import BatchKey, Predictions, State
 
@@ -56,17 +56,20 @@ class Wan:
         self._dtype: torch.dtype = self._transformers[0].dtype
         train = pipeline.scheduler.config.num_train_timesteps
         self._boundary = (pipeline.config.boundary_ratio or 0.0) * train
+        self._tiers = tiers.Tiers(self._transformers[0])
         self.bank = adapters.Bank(self._transformers[0], resident_max=adapters_resident_max)
 
     def prepare(self, jobs: Sequence[Job]) -> list[list[State]]:
         """Encode the texts of all jobs at once, then each job's first frame; draw each seed's noise."""
         for job in jobs:
             self._check(job)
-        conditionings = self._embed(jobs)
-        return [self._states(job, conditioning) for job, conditioning in zip(jobs, conditionings, strict=True)]
+        texts = captions.embed(jobs, cache=self._embeddings, encode=self._encode, is_guided=self._is_guided)
+        return [self._states(job, text) for job, text in zip(jobs, texts, strict=True)]
 
     def denoise(self, states: Sequence[State]) -> Predictions:
         """One forward over [rows, channels, frames, height, width]; where both transformers are wanted, one of each."""
+        if len(self._transformers) == 1:
+            return self._tiers.denoise(states, self._forward)
         low = [state.plan.timesteps[state.step] < self._boundary for state in states]
         if len(set(low)) == 1:
             return self._forward(self._transformers[low[0]], states)
@@ -82,7 +85,7 @@ class Wan:
 
     def advance(self, states: Sequence[State], predictions: Predictions) -> list[State]:
         """Wan is a flow-matching model; its own sampler is UniPC."""
-        return samplers.advance(states, predictions)
+        return step_cache.keep(samplers.advance(states, predictions), predictions)
 
     def decode(self, states: Sequence[State]) -> list[Tensor]:
         """Undo the latents' scaling and run the VAE, one video after another: its memory is the model's largest need."""
@@ -109,40 +112,20 @@ class Wan:
         if job.mask_image is not None or job.strength is not None:
             raise errors.BadRequest(f"model {job.model} takes neither mask_image nor strength")
 
-    def _embed(self, jobs: Sequence[Job]) -> list[dict[str, Tensor]]:
-        """Return each job's `text`, and `negative_text` where it is guided."""
-        named = [
-            (index, name, text)
-            for index, job in enumerate(jobs)
-            for name, text in [("text", job.prompt), *([("negative_text", job.negative_prompt)] * self._is_guided(job))]
-        ]
-        lengths = {job.max_sequence_length for job in jobs}
-        (length,) = lengths  # the catalogue's, so one for all jobs of a model
-
-        def encode(texts: list[str]) -> list[dict[str, Tensor]]:
-            encoded, _ = self._pipeline.encode_prompt(
-                texts, do_classifier_free_guidance=False, max_sequence_length=length, device=self._device
-            )
-            return [{"text": row} for row in encoded.to(self._dtype)]
-
-        found = self._embeddings.embed(
-            [jobs[index].tenant_id for index, _, _ in named],
-            [text for _, _, text in named],
-            compute=encode,
-            length=length,
+    def _encode(self, texts: list[str], *, tokens: int) -> list[dict[str, Tensor]]:
+        encoded, _ = self._pipeline.encode_prompt(
+            texts, do_classifier_free_guidance=False, max_sequence_length=tokens, device=self._device
         )
-        conditionings: list[dict[str, Tensor]] = [{} for _ in jobs]
-        for (index, name, _), embedding in zip(named, found, strict=True):
-            conditionings[index][name] = embedding["text"]
-        return conditionings
+        return [{"text": row} for row in encoded.to(self._dtype)]
 
     def _states(self, job: Job, conditioning: dict[str, Tensor]) -> list[State]:
         config = self._pipeline.scheduler.config
         plan = samplers.plan(job.sampler or samplers.default_name(config), job.steps, config=config)
         if job.source_image is not None:
             conditioning |= self._first_frame(job, job.source_image)
-        size = (job.width, job.height, job.frames)
-        key = BatchKey(job.model, self._task, size, job.max_sequence_length, self._is_guided(job))
+        size, tokens = (job.width, job.height, job.frames), job.max_sequence_length
+        tier = self._tiers.granted(job) if len(self._transformers) == 1 else "LOSSLESS"  # two share no cache
+        key = BatchKey(job.model, self._task, size, tokens, self._is_guided(job), tiers.precision(tier))
         return [
             State(
                 batch_key=key,
@@ -154,7 +137,7 @@ class Wan:
                 conditioning=conditioning,
                 adapters=job.adapters,
                 noise_rng=generator.get_state() if plan.draws_noise else None,
-                tier=job.tier,
+                tier=tier,
             )
             for seed in job.seeds
             for generator in [torch.Generator("cpu").manual_seed(seed)]
@@ -191,7 +174,7 @@ class Wan:
             seen["image"] = self._pipeline.encode_image(picture, self._device)[0].to(self._dtype)
         return seen
 
-    def _forward(self, transformer: Any, states: Sequence[State]) -> Predictions:
+    def _forward(self, transformer: nn.Module, states: Sequence[State]) -> Predictions:
         guided = states[0].batch_key.guided
         rows = list(states) * (2 if guided else 1)
         texts = [state.conditioning["text"] for state in states]
