@@ -5,8 +5,9 @@ import datetime
 from typing import Any
 
 import pytest
+from google.protobuf import timestamp_pb2
 
-from darkroom import catalog
+from darkroom import catalog, clock
 from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
 from darkroom.api.types.v1 import inputs_pb2, money_pb2
 from darkroom.model_runner import messages, nvml
@@ -154,14 +155,32 @@ def test_a_device_is_told_as_it_is() -> None:
     assert (told.product, told.uuid, told.memory_bytes, told.driver_version) == ("NVIDIA H200", "GPU-1", 141, "550")
 
 
+def test_classes_and_deadlines_reach_the_engine(entry: catalog.ModelEntry) -> None:
+    for told, priority in (
+        (inputs_pb2.PRIORITY_UNSPECIFIED, engine_job.Priority.STANDARD),
+        (inputs_pb2.PRIORITY_INTERACTIVE, engine_job.Priority.INTERACTIVE),
+        (inputs_pb2.PRIORITY_STANDARD, engine_job.Priority.STANDARD),
+        (inputs_pb2.PRIORITY_BATCH, engine_job.Priority.BATCH),
+    ):
+        assert messages.job(assign(entry, priority=told), entry, []).priority is priority
+    in_a_minute = timestamp_pb2.Timestamp()
+    in_a_minute.FromDatetime(datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=60))
+    before_us = clock.monotonic_us()
+    deadline_us = messages.job(assign(entry, deadline=in_a_minute), entry, []).deadline_us
+    assert deadline_us is not None
+    assert before_us + 30_000_000 < deadline_us <= clock.monotonic_us() + 60_000_000
+    assert messages.job(assign(entry), entry, []).deadline_us is None
+
+
 def test_guided_and_unguided_steps_are_told_apart() -> None:
     costs = [
         StepCost(Shape("m", "64x32", True, 2), 900, 5),
         StepCost(Shape("m", "64x32", False, 2), 500, 5),
         StepCost(Shape("m", "64x32", False, 1), 300, 5),
+        StepCost(Shape("m", "64x32", False, 1, "edit"), 600, 5),
     ]
     told = {(cost.shape, cost.guided, cost.rows): cost.step_us for cost in messages.step_costs(costs)}
-    assert told == {("64x32", True, 2): 900, ("64x32", False, 2): 500, ("64x32", False, 1): 300}
+    assert told == {("64x32", True, 2): 900, ("64x32", False, 2): 500, ("64x32", False, 1): 600}
 
 
 def test_a_heartbeat_counts_no_trial_as_anybodys_work() -> None:

@@ -5,12 +5,13 @@ waits or remembers. Next: `loop.attempt` has the job made, `aboard` passes the m
 """
 
 import dataclasses
+import datetime
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from google.protobuf import json_format, timestamp_pb2
 
-from darkroom import catalog
+from darkroom import catalog, clock
 from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
 from darkroom.api.scheduler.v1 import generation_pb2
 from darkroom.api.types.v1 import device_pb2, inputs_pb2, money_pb2
@@ -19,6 +20,11 @@ from darkroom.model_runner.domain import AttemptFailed, AttemptKey
 from darkroom.model_runner.engine import job as engine_job
 
 Media = inputs_pb2.ImageInput | inputs_pb2.VideoInput | inputs_pb2.AudioInput
+
+_PRIORITIES = {
+    inputs_pb2.PRIORITY_INTERACTIVE: engine_job.Priority.INTERACTIVE,
+    inputs_pb2.PRIORITY_BATCH: engine_job.Priority.BATCH,
+}
 
 _OPTIONAL_SAMPLE_FIELDS = (
     "utilization_percent",
@@ -78,9 +84,19 @@ def job(assign: pb.Assign, entry: catalog.ModelEntry, adapters: Sequence[engine_
         adapters=tuple(adapters),
         max_sequence_length=entry.max_sequence_length,
         solo=assign.solo,
+        priority=_PRIORITIES.get(assign.priority, engine_job.Priority.STANDARD),
+        deadline_us=_deadline_us(assign),
         extras=json_format.MessageToDict(wanted.extras),
         **_sizes(wanted),
     )
+
+
+def _deadline_us(assign: pb.Assign) -> int | None:
+    """On the monotonic clock, which no adjustment of the wall clock moves."""
+    if not assign.HasField("deadline"):
+        return None
+    left = assign.deadline.ToDatetime(datetime.UTC) - clock.utc_now()
+    return clock.monotonic_us() + left // datetime.timedelta(microseconds=1)
 
 
 def _sizes(wanted: Media) -> dict[str, Any]:
@@ -193,17 +209,14 @@ def sample(seen: nvml.DeviceSample) -> device_pb2.DeviceSample:
 
 
 def step_costs(costs: Iterable[step_cost.StepCost]) -> list[pb.StepCost]:
-    """The table as the scheduler reads it."""
-    return [
-        pb.StepCost(
-            model=cost.shape.model,
-            shape=cost.shape.size,
-            rows=cost.shape.rows,
-            step_us=cost.step_us,
-            guided=cost.shape.guided,
+    """The table as the scheduler reads it: variants of a step (editing, other weights) are one line there, the dearer."""
+    told: dict[tuple[str, str, bool, int], pb.StepCost] = {}
+    for cost in sorted(costs, key=lambda cost: cost.step_us):
+        model, size, guided, rows, _ = cost.shape
+        told[model, size, guided, rows] = pb.StepCost(
+            model=model, shape=size, rows=rows, step_us=cost.step_us, guided=guided
         )
-        for cost in costs
-    ]
+    return list(told.values())
 
 
 def heartbeat(

@@ -17,7 +17,7 @@ import transformers
 
 from darkroom.model_runner.engine import revision
 from darkroom.model_runner.engine.engine import Engine
-from darkroom.model_runner.engine.job import Cancelled, EngineConfig, Event, Failed, Finished, Job, ModelSpec
+from darkroom.model_runner.engine.job import Ended, EngineConfig, Event, Finished, Job, ModelSpec
 
 TOKENS = 12
 WORDS = ("a", "red", "green", "blue", "circle", "square", "triangle", "left", "of", "white", "background")
@@ -78,10 +78,10 @@ class Recorder:
         for job in jobs:
             self.engine.submit(job)
 
-    def last(self, *keys: str) -> list[Finished | Failed | Cancelled]:
+    def last(self, *keys: str) -> list[Ended]:
         """Wait for the last events of these jobs."""
         while True:
-            ends = {event.job_key: event for event in self.events if isinstance(event, Finished | Failed | Cancelled)}
+            ends = {event.job_key: event for event in self.events if isinstance(event, Ended)}
             if all(key in ends for key in keys):
                 return [ends[key] for key in keys]
             self.events.append(self._new.get(timeout=120))

@@ -1,5 +1,6 @@
 """The engine as the runner uses it: real FLUX models, its own thread, several threads that submit."""
 
+import dataclasses
 import io
 import threading
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from darkroom.model_runner.engine import errors
-from darkroom.model_runner.engine.job import Cancelled, Failed, Finished, Progressed
+from darkroom.model_runner.engine.job import Cancelled, Checkpointed, Failed, Finished, Progressed, Suspended
 from tests.model_runner.engine import counting
 
 Start = Callable[..., Any]
@@ -151,3 +152,37 @@ def test_after_failures_the_engine_goes_on(record: Start, specs: Any, make_job: 
     assert isinstance(bad, Failed)
     assert (bad.code, bad.fault) == ("REQUEST_INVALID", "request")
     assert isinstance(good, Finished)
+
+
+def test_work_that_is_drained_goes_on_in_another_engine(record: Start, specs: Any, make_job: Any) -> None:
+    job = make_job("1", steps=60, seeds=(3, 4))
+    one, other = record(list(specs.values())), record(list(specs.values()))
+    halfway = threading.Event()
+    one.react = lambda event: halfway.set() if isinstance(event, Progressed) and event.steps_done >= 20 else None
+    one.submit(job)
+    assert halfway.wait(timeout=120)
+    one.engine.checkpoint("1")
+    one.engine.drain()
+    (suspended,) = one.last("1")
+    assert isinstance(suspended, Suspended)
+    assert one.engine.is_idle
+    (saved,) = [event for event in one.events if isinstance(event, Checkpointed)]
+    assert 20 <= saved.steps_done <= suspended.usage.steps < 120
+    other.submit(dataclasses.replace(job, key="2", checkpoint=suspended.data), dataclasses.replace(job, key="whole"))
+    resumed, whole = other.finished("2", "whole")
+    for ours, theirs in zip(resumed.outputs, whole.outputs, strict=True):
+        assert (pixels(ours.data) - pixels(theirs.data)).abs().max() <= 1.01 / 255
+    assert resumed.usage.steps == whole.usage.steps == 120
+
+
+def test_step_costs_outlive_the_process(record: Start, tmp_path: Any, make_job: Any) -> None:
+    for seen in (0, 5):
+        run = record(
+            [counting.spec(tmp_path)],
+            families={"counting": counting.Counting().load},
+            step_costs_path=tmp_path / "costs.json",
+        )
+        assert sum(cost.measured for cost in run.engine.snapshot().step_costs) == seen
+        run.submit(make_job("1", model="counting", steps=5, guidance_scale=1.0))
+        run.finished("1")
+        run.engine.close()

@@ -1,9 +1,11 @@
 """The engine: it owns the accelerator and schedules denoising steps.
 
 In: jobs, from the runner's servicer. Out: events (both in `job`). The order of reading is the order of a generation's
-life: `engine` takes it in, `step_loop` admits it, `residency` has its model, `adapters` its LoRAs, `families` turn it
-into `state`s and step them with `samplers`, `encode` makes the file, `account` says what it cost. Nothing here knows
-gRPC, tenants' rights or prices.
+life: `engine` takes it in; `step_loop` decides, turn by turn, who has the device next; `admission` gives it its model
+(`residency`), its LoRAs (`adapters`), its text (`embeddings`) and so the `state`s of its rows, or those of its checkpoint
+(`saving`, `checkpoint`); `slices` steps them by its family (`families`, `samplers`, `step_cache`); `finishing` decodes
+them and has files made (`encode`); `floor` says how it ended, and `account` what it cost. Nothing here knows gRPC, tenants'
+rights or prices.
 """
 
 import diffusers.utils.logging
