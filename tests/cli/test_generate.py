@@ -18,8 +18,6 @@ from tests.cli.conftest import QUICK, Darkroom
 
 PROMPT = "a red circle left of a blue square on a white background"
 SLACK_US = 2_000_000  # between stages: messages, commits, the wait for a batch's step, on a busy machine
-SEEDS_MAX = 3
-SINGLE = "a large green star on a black background"  # the interim weights still mix up the things of a pair
 
 
 def generate(darkroom: Darkroom, out: Path, *words: str) -> Any:
@@ -28,17 +26,10 @@ def generate(darkroom: Darkroom, out: Path, *words: str) -> Any:
 
 
 def test_a_prompt_becomes_the_picture_it_says(darkroom: Darkroom, tmp_path: Path) -> None:
-    verdicts = []
-    for seed in range(SEEDS_MAX):
-        said = darkroom(
-            "generate", "pocket-image", "--prompt", SINGLE, "--seed", str(seed), "--out", str(tmp_path), "--json"
-        )
-        with PIL.Image.open(said.json["paths"][0]) as image:
-            assert (image.format, image.size) == ("PNG", (64, 64))
-            verdicts.append(judge.judge(SINGLE, image))
-        if verdicts[-1].ok:
-            return
-    pytest.fail(f"not what the prompt says: {verdicts}")
+    said = darkroom("generate", "pocket-image", "--prompt", PROMPT, "--seed", "0", "--out", str(tmp_path), "--json")
+    with PIL.Image.open(said.json["paths"][0]) as image:
+        assert (image.format, image.size) == ("PNG", (64, 64))
+        assert judge.judge(PROMPT, image).ok
 
 
 def test_the_file_is_the_artifact_and_the_bill_is_usage_times_price(

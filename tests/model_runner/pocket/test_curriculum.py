@@ -14,10 +14,9 @@ def test_stages_follow_on_each_other_and_narrow() -> None:
         assert before.grid_px <= after.grid_px
 
 
-def test_training_ends_with_the_rate_at_nothing() -> None:
+def test_training_ends_with_a_small_rate() -> None:
     last = curriculum.STAGES[-1]
-    assert last.rate(last.until) == pytest.approx(0.0, abs=1e-12)
-    assert last.rate(last.until - 1) > 0
+    assert 0 < last.rate(last.until) < 0.2 * last.rate_peak
 
 
 def test_a_stage_starts_its_own_rise_where_it_says() -> None:

@@ -1,8 +1,11 @@
 """The networks are the real classes, small, and made the same from the same seed."""
 
+import pathlib
+
 import diffusers
 import pytest
 import torch
+import transformers
 
 from darkroom.model_runner.pocket import networks, scenes
 
@@ -55,3 +58,16 @@ def test_the_pipeline_makes_a_picture_of_the_native_size(fresh: networks.Network
     )
     assert made.images[0].size == (side, side)
     assert pipeline.vae_scale_factor * networks.LATENT_SIZE == side
+
+
+def test_words_have_the_same_numbers_every_time(fresh: networks.Networks) -> None:
+    again = networks.build(seed=1)
+    assert again.tokenizer.get_vocab() == fresh.tokenizer.get_vocab()
+    assert again.tokenizer_2.get_vocab() == fresh.tokenizer_2.get_vocab()
+
+
+def test_the_shipped_tokenizer_is_the_one_that_the_recipe_makes(
+    fresh: networks.Networks, shipped: pathlib.Path
+) -> None:
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(shipped / "tokenizer")
+    assert tokenizer.get_vocab() == fresh.tokenizer.get_vocab()

@@ -19,3 +19,17 @@ def test_parts_add_up_to_the_whole() -> None:
     for weight, gradient in zip(weights, torch.autograd.grad(whole, weights), strict=True):
         assert weight.grad is not None
         assert torch.allclose(weight.grad, gradient, atol=1e-6)
+
+
+def test_an_optimizer_takes_the_gradients_of_a_convolution_in_channels_last_order() -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(3, 4, 3)
+    plain = torch.nn.Conv2d(3, 4, 3)
+    plain.load_state_dict(layer.state_dict())
+    layer.to(memory_format=torch.channels_last)
+    inputs = torch.randn(4, 3, 5, 5)
+    for convolution, fused in ((layer, True), (plain, False)):
+        weights = list(convolution.parameters())
+        parts.Crew().differentiate(lambda asked, taught=convolution: taught(asked).square().mean(), (inputs,), weights)
+        torch.optim.AdamW(weights, lr=0.1, fused=fused).step()
+    assert torch.allclose(layer.weight, plain.weight, atol=1e-6)

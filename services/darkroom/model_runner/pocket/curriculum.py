@@ -2,7 +2,8 @@
 
 In: nothing. Out: a table. Next: `flow` works through it. A prompt has one picture (a grid of half the picture's side
 leaves each thing one place), which is what lets 2.3 M parameters learn shapes within an hour: with things anywhere they
-were still blobs after 4,500 steps, on nine places shapes stood after 500 more. So a seed decides little.
+were still blobs after 4,500 steps, on nine places shapes stood after 500 more. So a seed decides little. Where there is most
+noise is where things are bound to their words, so that comes first.
 """
 
 from typing import NamedTuple
@@ -42,6 +43,7 @@ def rate(step: int, *, steps: int, warmup: int) -> float:
     return rise * 0.5 * (1 + float(np.cos(np.pi * min(1.0, step / steps))))
 
 
+# It ends before the rate does: at step 6,000 the averaged weights had all of 192 unseen prompts right.
 STAGES = (
     Stage(
         until=3_000,
@@ -57,7 +59,7 @@ STAGES = (
         label_weight=0.1,
     ),
     Stage(
-        until=8_000,
+        until=6_000,
         grid_px=32,
         scenes=40_000,
         scenes_seed=2,

@@ -32,5 +32,6 @@ class Crew:
 
         done = list(self.pool.map(part_gradients, parts))
         for weight, *of_parts in zip(weights, *(gradients for _, gradients in done), strict=True):
-            weight.grad = torch.stack(of_parts).mean(dim=0)
+            # In the weight's own memory format: fused AdamW on the CPU takes the numbers in the order in which they lie.
+            weight.grad = torch.empty_like(weight).copy_(torch.stack(of_parts).mean(dim=0))
         return sum(loss for loss, _ in done) / PARTS
