@@ -55,7 +55,7 @@ proto-check: setup  ## lint the protos, refuse breaking changes, prove the gener
 proto-baseline: setup  ## accept today's protos as the baseline of make proto-check (at a release)
 	@$(BIN)/buf build proto -o proto/baseline.binpb
 
-pocket-image: setup  ## train pocket-image from scratch (about 90 minutes on 2 cores)
+pocket-image: setup  ## train pocket-image from scratch (about an hour on 2 cores)
 	@$(BIN)/python -m darkroom.model_runner.pocket.train --out services/darkroom/models/pocket-image
 
 bench: setup  ## every benchmark in its quick form
