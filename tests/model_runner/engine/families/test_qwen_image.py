@@ -16,6 +16,7 @@ from torch import Tensor
 from darkroom.model_runner.engine import errors
 from darkroom.model_runner.engine.families import qwen_image
 from darkroom.model_runner.engine.job import AdapterUse, Job, ModelSpec
+from darkroom.model_runner.engine.state import State
 from tests.model_runner.engine.families import unets
 from tests.model_runner.engine.families.unets import TOLERANCE, distance, latents
 
@@ -108,6 +109,12 @@ def text_encoder(vocabulary: int) -> transformers.Qwen2_5_VLForConditionalGenera
     vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
     config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision)
     return transformers.Qwen2_5_VLForConditionalGeneration(config)
+
+
+@torch.inference_mode()
+def develop(model: qwen_image.QwenImage, *jobs: Job) -> list[State]:
+    """Return the last states of jobs, made in one batch that rows leave when they are done."""
+    return unets.run(model, [state for prepared in model.prepare(jobs) for state in prepared])
 
 
 def reference(pipeline: diffusers.QwenImagePipeline, job: Job, *, output_type: str = "latent") -> Tensor:
@@ -239,3 +246,23 @@ def test_a_distilled_model_takes_no_guidance(spec: ModelSpec, pipeline: Any, job
         lightning.prepare([job(negative_prompt="red")])
     with pytest.raises(errors.LoadFailed, match="embedded guidance"):
         unets.load(qwen_image, dataclasses.replace(spec, guidance="embedded"))
+
+
+def test_rows_of_a_draft_skip_blocks_as_they_would_alone(model: Any, job: Any) -> None:
+    jobs = [
+        job("1", tier="DRAFT", steps=30, guidance_scale=1.5, prompt="red", negative_prompt=LONG),
+        job("2", tier="DRAFT", steps=5, guidance_scale=2.0, prompt=LONG),
+    ]
+    together, alone = develop(model, *jobs), [develop(model, one)[0] for one in jobs]
+    assert [state.cached_steps for state in together] == [state.cached_steps for state in alone]
+    assert together[0].cached_steps > 0
+    for one, other in zip(together, alone, strict=True):
+        assert distance(one.latents, other.latents) <= TOLERANCE
+
+
+def test_high_computes_with_a_lighter_copy(spec: ModelSpec, job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)  # whatever this machine has, it computes
+    model = unets.load(qwen_image, spec)
+    (high,), (exact,) = develop(model, job(tier="HIGH")), develop(model, job())
+    assert (high.tier, high.batch_key.precision) == ("HIGH", "high")
+    assert 0 < distance(high.latents, exact.latents) < 0.5

@@ -9,14 +9,14 @@ Next: `flux_latents` says where a generation starts and makes its picture.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import diffusers
 import torch
 from diffusers.pipelines.flux import pipeline_flux
 from torch import Tensor, nn
 
-from darkroom.model_runner.engine import adapters, embeddings, errors, samplers, step_cache, tiers
+from darkroom.model_runner.engine import adapters, captions, embeddings, errors, samplers, step_cache, tiers
 from darkroom.model_runner.engine.families import flux_latents
 from darkroom.model_runner.engine.job import Guidance, Job, Medium, ModelSpec
 from darkroom.model_runner.engine.state import BatchKey, Predictions, State
@@ -80,7 +80,8 @@ class Flux:
         """Encode the prompts of all jobs together, then each job's picture and mask, and draw each seed's noise."""
         for job in jobs:
             self._check(job)
-        return [self._states(job, text) for job, text in zip(jobs, self._embed(jobs), strict=True)]
+        texts = captions.embed(jobs, cache=self._embeddings, encode=self._encode, is_guided=self._is_guided)
+        return [self._states(job, text) for job, text in zip(jobs, texts, strict=True)]
 
     def _states(self, job: Job, text: dict[str, Tensor]) -> list[State]:
         task = flux_latents.task(job, self._kind)
@@ -176,30 +177,11 @@ class Flux:
             raise errors.BadRequest(f"model {job.model} takes no negative prompt unless true_cfg_scale is above 1")
         flux_latents.first_step(job, flux_latents.task(job, self._kind))
 
-    def _embed(self, jobs: Sequence[Job]) -> list[dict[str, Tensor]]:
-        """Return each job's conditioning; the texts of all jobs with as many tokens are encoded together."""
-        found: list[dict[str, Tensor]] = [{} for _ in jobs]
-        for tokens in {job.max_sequence_length for job in jobs}:
-            asked = [
-                (index, prefix, job.tenant_id, text)
-                for index, job in enumerate(jobs)
-                for prefix, text in (("", job.prompt), ("negative_", job.negative_prompt))
-                if job.max_sequence_length == tokens and (not prefix or self._is_guided(job))
-            ]
-            _, _, tenants, texts = zip(*asked, strict=True)
-            embedded = self._embeddings.embed(tenants, texts, compute=self._encoder(tokens), length=tokens)
-            for (index, prefix, _, _), tensors in zip(asked, embedded, strict=True):
-                found[index] |= {prefix + name: tensor for name, tensor in tensors.items()}
-        return found
-
-    def _encoder(self, tokens: int) -> Callable[[list[str]], list[dict[str, Tensor]]]:
-        def encode(texts: list[str]) -> list[dict[str, Tensor]]:
-            embedded, pooled, _ = self._pipeline.encode_prompt(
-                prompt=texts, prompt_2=None, device=self._device, max_sequence_length=tokens
-            )
-            return [{"text": text, "pooled": short} for text, short in zip(embedded, pooled, strict=True)]
-
-        return encode
+    def _encode(self, texts: list[str], *, tokens: int) -> list[dict[str, Tensor]]:
+        embedded, pooled, _ = self._pipeline.encode_prompt(
+            prompt=texts, prompt_2=None, device=self._device, max_sequence_length=tokens
+        )
+        return [{"text": text, "pooled": short} for text, short in zip(embedded, pooled, strict=True)]
 
     def _plan(self, job: Job) -> samplers.Plan:
         """Return the table of FluxPipeline's noise levels, shifted for the picture's size where the model does so."""

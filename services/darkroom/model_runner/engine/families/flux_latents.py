@@ -52,11 +52,7 @@ def task(job: Job, kind: Kind) -> Task:
 
 def first_step(job: Job, task: Task) -> int:
     """Return the step at which the job's picture enters; BadRequest if that leaves none to take."""
-    strength = STRENGTHS.get(task, 1.0) if job.strength is None else job.strength
-    first = int(max(job.steps - min(job.steps * strength, job.steps), 0))
-    if first >= job.steps:
-        raise errors.BadRequest(f"strength: {strength} leaves no step to take")
-    return first
+    return pictures.first_step(job.steps, strength=STRENGTHS.get(task, 1.0) if job.strength is None else job.strength)
 
 
 class Source(NamedTuple):

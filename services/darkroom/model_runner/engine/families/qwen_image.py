@@ -12,10 +12,10 @@ import diffusers
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.pipelines.qwenimage import pipeline_qwenimage
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from darkroom.model_runner.engine import adapters, captions, embeddings, errors, pictures, samplers
+from darkroom.model_runner.engine import adapters, captions, embeddings, errors, pictures, samplers, step_cache, tiers
 from darkroom.model_runner.engine.job import Guidance, Job, Medium, ModelSpec
 from darkroom.model_runner.engine.state import BatchKey, Predictions, State
 
@@ -59,10 +59,9 @@ class QwenImage:
     ) -> None:
         self._guidance: Guidance = spec.guidance
         self._pipeline = pipeline
-        self._transformer = pipeline.transformer.eval()
+        self._tiers = tiers.Tiers(pipeline.transformer.eval())
         self._vae = pipeline.vae.eval()
         self._device: torch.device = pipeline.transformer.device
-        self._dtype: torch.dtype = pipeline.transformer.dtype
         self._embeddings = embeddings
         self.bank = adapters.Bank(pipeline.transformer, resident_max=adapters_resident_max)
 
@@ -74,16 +73,20 @@ class QwenImage:
         return [self._states(job, text) for job, text in zip(jobs, texts, strict=True)]
 
     def denoise(self, states: Sequence[State]) -> Predictions:
+        """Predict as the rows' tier has it."""
+        return self._tiers.denoise(states, self._forward)
+
+    def _forward(self, transformer: nn.Module, states: Sequence[State]) -> Predictions:
         """One forward over [rows, tokens, channels]; a guided batch stacks its negative prompts below its prompts."""
         names = ("text", "negative_text") if states[0].batch_key.guided else ("text",)
         texts = [state.conditioning[name] for name in names for state in states]
-        width, height = states[0].batch_key.size
+        (width, height), dtype = states[0].batch_key.size, next(transformer.parameters()).dtype
         timesteps = torch.tensor([state.plan.timesteps[state.step] for state in states], device=self._device)
         with self.bank.applied([state.adapters for state in states] * len(names)):
-            predicted: Tensor = self._transformer(
-                hidden_states=torch.stack([state.latents for state in states] * len(names)).to(self._dtype),
-                timestep=(timesteps.to(self._dtype) / 1000).repeat(len(names)),
-                encoder_hidden_states=pad_sequence(texts, batch_first=True).to(self._dtype),
+            predicted: Tensor = transformer(
+                hidden_states=torch.stack([state.latents for state in states] * len(names)).to(dtype),
+                timestep=(timesteps.to(dtype) / 1000).repeat(len(names)),
+                encoder_hidden_states=pad_sequence(texts, batch_first=True).to(dtype),
                 encoder_hidden_states_mask=self._mask([len(text) for text in texts]),
                 img_shapes=[[(1, height // self._patch, width // self._patch)]] * len(texts),
                 return_dict=False,
@@ -95,12 +98,12 @@ class QwenImage:
     def advance(self, states: Sequence[State], predictions: Predictions) -> list[State]:
         """Combine guided predictions, give each token the length of its positive one, and take the sampler's step."""
         if predictions.negative is None:
-            return samplers.advance(states, predictions)
+            return step_cache.keep(samplers.advance(states, predictions), predictions)
         positive, negative = predictions.positive.float(), predictions.negative.float()
         scales = torch.tensor([state.guidance for state in states], device=self._device).view(-1, 1, 1)
         combined = negative + scales * (positive - negative)
         lengths = positive.norm(dim=-1, keepdim=True) / combined.norm(dim=-1, keepdim=True)
-        return samplers.advance(states, Predictions(combined * lengths, None))
+        return step_cache.keep(samplers.advance(states, Predictions(combined * lengths, None)), predictions)
 
     def decode(self, states: Sequence[State]) -> list[Tensor]:
         """Unpack the patches, undo the latents' scaling and run the VAE, whose pictures are videos of one frame."""
@@ -143,7 +146,15 @@ class QwenImage:
             picture = pictures.read(job.source_image, field="source_image")
             pixels = pictures.pixels(picture, width=job.width, height=job.height)
             source = self._vae.encode(pixels[:, :, None].to(self._device, self._vae.dtype)).latent_dist
-        key = BatchKey(job.model, "text", (job.width, job.height), job.max_sequence_length, self._is_guided(job))
+        tier = self._tiers.granted(job)
+        key = BatchKey(
+            job.model,
+            "text",
+            (job.width, job.height),
+            job.max_sequence_length,
+            self._is_guided(job),
+            tiers.precision(tier),
+        )
         states = []
         for seed in job.seeds:
             generator = torch.Generator("cpu").manual_seed(seed)
@@ -158,7 +169,7 @@ class QwenImage:
                     conditioning=text,
                     adapters=job.adapters,
                     noise_rng=generator.get_state() if plan.draws_noise else None,
-                    tier=job.tier,
+                    tier=tier,
                 )
             )
         return states

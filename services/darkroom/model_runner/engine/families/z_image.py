@@ -17,7 +17,7 @@ from diffusers.models.transformers.transformer_z_image import SEQ_MULTI_OF
 from diffusers.pipelines.z_image import pipeline_z_image
 from torch import Tensor, nn
 
-from darkroom.model_runner.engine import adapters, captions, embeddings, errors, pictures, samplers
+from darkroom.model_runner.engine import adapters, captions, embeddings, errors, pictures, samplers, step_cache, tiers
 from darkroom.model_runner.engine.job import Guidance, Job, Medium, ModelSpec
 from darkroom.model_runner.engine.state import BatchKey, Predictions, State
 
@@ -62,10 +62,9 @@ class ZImage:
     ) -> None:
         self._guidance: Guidance = spec.guidance
         self._pipeline = pipeline
-        self._transformer = pipeline.transformer.eval()
+        self._tiers = tiers.Tiers(pipeline.transformer.eval())
         self._vae = pipeline.vae.eval()
         self._device: torch.device = pipeline.transformer.device
-        self._dtype: torch.dtype = pipeline.transformer.dtype
         self._embeddings = embeddings
         linears = nn.ModuleDict({name: getattr(pipeline.transformer, name) for name in _ROW_BY_ROW})
         self.bank = adapters.Bank(linears, resident_max=adapters_resident_max)
@@ -78,15 +77,20 @@ class ZImage:
         return [self._states(job, text) for job, text in zip(jobs, texts, strict=True)]
 
     def denoise(self, states: Sequence[State]) -> Predictions:
+        """Predict as the rows' tier has it."""
+        return self._tiers.denoise(states, self._forward)
+
+    def _forward(self, transformer: nn.Module, states: Sequence[State]) -> Predictions:
         """One forward over lists of pictures and captions; guided rows come again with their negative prompts."""
         names = ("text", "negative_text") if states[0].batch_key.guided else ("text",)
-        pictured = [state.latents[:, None].to(self._dtype) for state in states] * len(names)
+        dtype = next(transformer.parameters()).dtype
+        pictured = [state.latents[:, None].to(dtype) for state in states] * len(names)
         timesteps = torch.tensor([state.plan.timesteps[state.step] for state in states], device=self._device)
         with self.bank.applied([state.adapters for state in states] * len(names)):
-            predicted: list[Tensor] = self._transformer(
+            predicted: list[Tensor] = transformer(
                 pictured,
                 ((1000 - timesteps) / 1000).repeat(len(names)),
-                [state.conditioning[name] for name in names for state in states],
+                [state.conditioning[name].to(dtype) for name in names for state in states],
                 return_dict=False,
             )[0]
         velocities = -torch.stack(predicted)[:, :, 0].float()  # the model says where to go from noise to picture
@@ -95,8 +99,8 @@ class ZImage:
         return Predictions(velocities[: len(states)], velocities[len(states) :])
 
     def advance(self, states: Sequence[State], predictions: Predictions) -> list[State]:
-        """Z-Image is a flow-matching model."""
-        return samplers.advance(states, predictions)
+        """Take the sampler's step."""
+        return step_cache.keep(samplers.advance(states, predictions), predictions)
 
     def decode(self, states: Sequence[State]) -> list[Tensor]:
         """Undo the latents' scaling and run the VAE."""
@@ -131,7 +135,9 @@ class ZImage:
             pixels = pictures.pixels(picture, width=job.width, height=job.height)
             source = self._vae.encode(pixels.to(self._device, self._vae.dtype)).latent_dist
         tokens = max(math.ceil(len(caption) / SEQ_MULTI_OF) * SEQ_MULTI_OF for caption in text.values())
-        key = BatchKey(job.model, "text", (job.width, job.height), tokens, self._is_guided(job))
+        tier = self._tiers.granted(job)
+        key = BatchKey(job.model, "text", (job.width, job.height), tokens, self._is_guided(job), tiers.precision(tier))
+        guidance = job.guidance_scale + 1  # samplers count from the negative prediction, this model from the other
         states = []
         for seed in job.seeds:
             generator = torch.Generator("cpu").manual_seed(seed)
@@ -141,13 +147,12 @@ class ZImage:
                     seed=seed,
                     step=0,
                     plan=plan,
-                    guidance=job.guidance_scale
-                    + 1,  # samplers count from the negative prediction, this model from the other
+                    guidance=guidance,
                     latents=self._start(job, source, plan, generator),
                     conditioning=text,
                     adapters=job.adapters,
                     noise_rng=generator.get_state() if plan.draws_noise else None,
-                    tier=job.tier,
+                    tier=tier,
                 )
             )
         return states
@@ -176,7 +181,7 @@ class ZImage:
         """Draw what a seed draws, on the CPU in float32 and in the pipelines' order: picture, noise."""
         factor = self._pipeline.vae_scale_factor
         clean = None if source is None else pictures.sample(source, generator)[0]
-        shape = (self._transformer.in_channels, job.height // factor, job.width // factor)
+        shape = (self._pipeline.transformer.in_channels, job.height // factor, job.width // factor)
         noise = torch.randn(shape, generator=generator).to(self._device)
         if clean is None:
             return noise * plan.noise_scale
