@@ -50,15 +50,31 @@ async def test_a_lost_connection_is_opened_again(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE datname = current_database() AND query ILIKE 'LISTEN%'"
         )
-        async with asyncio.timeout(20):
-            while True:
-                there.clear()
-                one.ring()
-                try:
-                    await asyncio.wait_for(there.wait(), 0.5)
-                except TimeoutError:
-                    continue
-                break
+        await _until_heard(one, there)
+
+
+async def test_so_is_one_that_asyncpg_has_given_up(
+    replicas: tuple[bell.Bell, bell.Bell], database: postgres.Database
+) -> None:
+    one, two = replicas
+    there = asyncio.Event()
+    with two.listen(there.set):
+        for holder in database._pool._holders:
+            if holder._con is not None and holder._con._listeners:
+                holder._con._protocol.abort()  # as when PostgreSQL's farewell and ours cross
+        await _until_heard(one, there)
+
+
+async def _until_heard(ringer: bell.Bell, there: asyncio.Event) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            there.clear()
+            ringer.ring()
+            try:
+                await asyncio.wait_for(there.wait(), 0.5)
+            except TimeoutError:
+                continue
+            break
 
 
 async def test_many_rings_are_few_notifications(replicas: tuple[bell.Bell, bell.Bell]) -> None:

@@ -61,7 +61,9 @@ class Bell:
                     await self._pass_on(connection)
                     await asyncio.sleep(self._interval_s)
             finally:
-                if not connection.is_closed():
+                if connection.is_closed():
+                    connection.terminate()  # asyncpg may not have cleaned up; it minds a listener on what is given back
+                else:
                     await connection.remove_listener(CHANNEL, self._heard)
 
     async def _pass_on(self, connection: postgres.Connection) -> None:
