@@ -74,8 +74,14 @@ def _line(generation: generation_pb.Generation) -> tuple[object, ...]:
         show.state_name(generation.state),
         generation.model,
         show.ago(generation.created_at),
-        generation.image.prompt[:PROMPT_CHARACTERS],
+        _prompt(generation)[:PROMPT_CHARACTERS],
     )
+
+
+def _prompt(generation: generation_pb.Generation) -> str:
+    """What was asked for, of whatever kind; empty for what has no prompt."""
+    given = generation.WhichOneof("input")
+    return str(getattr(getattr(generation, given), "prompt", "")) if given else ""
 
 
 def _show(generation: generation_pb.Generation, *, as_json: bool) -> None:
@@ -85,7 +91,7 @@ def _show(generation: generation_pb.Generation, *, as_json: bool) -> None:
     click.echo(f"{generation.generation_id}  {show.state_name(generation.state)}")
     if generation.HasField("error"):
         click.echo(f"{generation.error.reason}: {generation.error.message}")
-    click.echo(f"prompt   {generation.image.prompt}")
+    click.echo(f"prompt   {_prompt(generation)}")
     click.echo(f"model    {generation.model}, {generation.steps_done} of {generation.steps_total} steps done")
     click.echo(f"asked    {show.moment(generation.created_at)}, to cost at most {show.amount(generation.estimate)}")
     for artifact in generation.artifacts:

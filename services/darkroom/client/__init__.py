@@ -10,6 +10,6 @@
 
 from darkroom.client.aio import FINAL_STATES, AsyncClient
 from darkroom.client.blocking import Client
-from darkroom.client.request import Endpoints, image
+from darkroom.client.request import Endpoints, audio, image, video
 
-__all__ = ["FINAL_STATES", "AsyncClient", "Client", "Endpoints", "image"]
+__all__ = ["FINAL_STATES", "AsyncClient", "Client", "Endpoints", "audio", "image", "video"]

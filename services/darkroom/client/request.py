@@ -25,8 +25,23 @@ class Endpoints:
 
 def image(model: str, prompt: str, *, idempotency_key: str = "") -> service_pb.CreateGenerationRequest:
     """A request for one image with the model's defaults; set further fields of `.image` before sending it."""
+    key = idempotency_key or uuid.uuid4().hex
     return service_pb.CreateGenerationRequest(
-        model=model,
-        image=inputs_pb2.ImageInput(prompt=prompt),
-        idempotency_key=idempotency_key or uuid.uuid4().hex,
+        model=model, image=inputs_pb2.ImageInput(prompt=prompt), idempotency_key=key
+    )
+
+
+def video(model: str, prompt: str, *, idempotency_key: str = "") -> service_pb.CreateGenerationRequest:
+    """A request for a video, likewise; its fields are those of `.video`."""
+    key = idempotency_key or uuid.uuid4().hex
+    return service_pb.CreateGenerationRequest(
+        model=model, video=inputs_pb2.VideoInput(prompt=prompt), idempotency_key=key
+    )
+
+
+def audio(model: str, prompt: str, *, idempotency_key: str = "") -> service_pb.CreateGenerationRequest:
+    """A request for a sound, likewise; its fields are those of `.audio`."""
+    key = idempotency_key or uuid.uuid4().hex
+    return service_pb.CreateGenerationRequest(
+        model=model, audio=inputs_pb2.AudioInput(prompt=prompt), idempotency_key=key
     )
