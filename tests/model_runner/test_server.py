@@ -29,7 +29,25 @@ async def test_settings_that_cannot_be_are_refused(world: worlds.World) -> None:
         await server.serve(world.config(models=("unheard-of",)))
 
 
-async def test_a_draining_runner_hands_back_what_it_cannot_finish(world: worlds.World) -> None:
+async def test_a_draining_runner_puts_aside_what_it_cannot_finish(world: worlds.World) -> None:
+    runner = world.runner(shutdown_grace_s=0.0)
+    async with world.owner(await runner.__aenter__()) as owner:
+        assign = world.assign(steps=worlds.ENDLESS_STEPS)
+        await owner.send(assign=assign)
+        await owner.until("progress")
+        ending = asyncio.create_task(runner.__aexit__(None, None, None))
+        suspended = await owner.until("suspended", "failed")
+        assert suspended.checkpoint.key == assign.key
+        assert suspended.checkpoint.step == suspended.checkpoint.usage.steps > 0
+        assert await world.read(suspended.checkpoint.media_id)
+        await owner.acknowledge(suspended)
+        await ending
+
+
+async def test_a_draining_runner_hands_back_what_cannot_be_put_aside(
+    world: worlds.World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "SUSPEND_WAIT_S", 0.0)
     runner = world.runner(shutdown_grace_s=0.0)
     async with world.owner(await runner.__aenter__()) as owner:
         await owner.send(assign=world.assign(steps=worlds.ENDLESS_STEPS))

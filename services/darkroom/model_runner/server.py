@@ -28,6 +28,7 @@ from darkroom.model_runner.engine import job as engine_job
 from darkroom.model_runner.loop import announce, attempt, bridge
 
 ROOM = "model_runner"
+SUSPEND_WAIT_S = 8.0  # for states to be stored; large ones take seconds
 ACKNOWLEDGE_WAIT_S = 2.0  # after the last outcome is told: the owner commits within milliseconds
 
 
@@ -46,7 +47,7 @@ async def serve(config: Config, *, ready: Callable[[str], None] | None = None) -
             if ready is not None:
                 ready(address)
 
-        await server.run(begin, drain=functools.partial(_drain, runner.aboard, grace_s=config.shutdown_grace_s))
+        await server.run(begin, drain=functools.partial(_drain, runner, grace_s=config.shutdown_grace_s))
 
 
 class _Runner(NamedTuple):
@@ -74,7 +75,8 @@ async def _open(config: Config, stack: contextlib.AsyncExitStack) -> _Runner:
     folder = config.cache_dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="darkroom-adapters-"))
     adapters = peers.Adapters(loras, Path(folder), bytes_max=config.cache_bytes_max)
     ports = attempt.Ports(engine, adapters, peers.Media(media), entries)
-    attempts = attempt.Attempts(ids.new("run"), ports, progress_interval_s=config.progress_interval_s)
+    habits = attempt.Habits(config.progress_interval_s, config.checkpoint_retention_s)
+    attempts = attempt.Attempts(ids.new("run"), ports, habits)
     stack.push_async_callback(attempts.close)
     return _Runner(sampler, engine, attempts.aboard, peers.Scheduler(scheduler), tuple(entries))
 
@@ -90,13 +92,15 @@ async def _register(config: Config, runner: _Runner, address: str) -> None:
     await announce.register(runner.scheduler, identity, device, runner.aboard, interval_s=interval_s)
 
 
-async def _drain(attempts: aboard.Aboard, *, grace_s: float) -> None:
-    """Take no more; let what runs finish within the grace, hand the rest back, and wait a moment for acknowledgements."""
+async def _drain(runner: _Runner, *, grace_s: float) -> None:
+    """Take no more; what runs may finish within the grace, the rest is put aside with checkpoints, or else handed back."""
+    attempts = runner.aboard
     attempts.drain()
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(grace_s):
-            await attempts.idle()
-    attempts.hand_back()
+    for wait_s, then in ((grace_s, runner.bridge.engine.drain), (SUSPEND_WAIT_S, attempts.hand_back)):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await attempts.idle()
+        then()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(ACKNOWLEDGE_WAIT_S):
             await attempts.settled()
@@ -121,8 +125,16 @@ def _starter(
         dtype=choose.dtype(config.dtype, computing),
         batch_rows_max=config.batch_rows_max,
         rows_live_max=config.rows_live_max,
+        slice_steps_max=config.slice_steps_max,
+        slice_us_max=round(config.slice_s_max * 1e6),
+        ageing_us=round(config.ageing_s * 1e6),
+        urgent_slower_max=config.urgent_slower_max,
+        step_costs_path=Path(config.step_costs_path) if config.step_costs_path else None,
+        embeddings_bytes_max=config.embeddings_bytes_max,
+        encode_threads=config.encode_threads,
         memory_bytes_max=choose.memory_bytes_max(config.memory_bytes_max, device_bytes=identity.memory_bytes),
         adapters_resident_max=config.adapters_resident_max,
+        checkpoint_interval_us=round(config.checkpoint_interval_s * 1e6),
     )
     specs = [messages.spec(entry) for entry in entries.values()]
     return lambda on_event: engine_thread.Engine(engine_config, specs, on_event)

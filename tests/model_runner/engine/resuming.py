@@ -23,6 +23,9 @@ USAGE = Usage(adapters_us=1, prepare_us=2, denoise_us=3, decode_us=4, steps=5, i
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "adapters": {"adapters": True},
+    "multistep": {"sampler": "unipc"},
+    "cached": {"tier": "DRAFT"},
+    "all": {"sampler": "dpmpp_2m", "tier": "DRAFT", "adapters": True},
 }
 
 
@@ -78,8 +81,8 @@ def steps(model: flux.Flux, states: list[State]) -> Iterator[list[State]]:
 
 
 @torch.inference_mode()
-def interrupt(model: flux.Flux, spec: ModelSpec, case: str, folder: Path) -> dict[str, Tensor]:
-    """Run a case through, writing a file of each generation after each step; what it came to."""
+def interrupt(model: flux.Flux, spec: ModelSpec, case: str, folder: Path) -> list[State]:
+    """Run a case through, writing a file of each generation after each step; the states at its end."""
     wanted = jobs(case, folder)
     for use in wanted[0].adapters:
         model.bank.get(use)
@@ -88,9 +91,10 @@ def interrupt(model: flux.Flux, spec: ModelSpec, case: str, folder: Path) -> dic
         for index, (job, state) in enumerate(zip(wanted, states, strict=True)):
             data = checkpoint.save([state], USAGE, job=job, spec=spec)
             (folder / f"{case}-{state.step}-{index}").write_bytes(data)
-    return result(model, states)
+    return states
 
 
+@torch.inference_mode()
 def result(model: flux.Flux, states: list[State]) -> dict[str, Tensor]:
     pictures = torch.stack([model.decode([state])[0] for state in states])
     return {"latents": torch.stack([state.latents for state in states]), "pictures": pictures.clamp(0, 1)}

@@ -33,13 +33,15 @@ class Runs:
         (folder / "lora.safetensors").write_bytes(world.adapter())
         spec = resuming.spec_of(path)
         model = resuming.load(spec)
-        self.whole = {case: resuming.interrupt(model, spec, case, folder) for case in resuming.CASES}
+        self.ends = {case: resuming.interrupt(model, spec, case, folder) for case in resuming.CASES}
+        self.whole = {case: resuming.result(model, states) for case, states in self.ends.items()}
         command = [sys.executable, "-m", "tests.model_runner.engine.resuming", str(path), str(folder)]
         subprocess.run(command, check=True, cwd=ROOT, timeout=300)
         self._folder = folder
 
     def resumed(self, case: str, step: int, how: str) -> dict[str, Tensor]:
-        return safetensors.torch.load_file(self._folder / f"{case}-{step}-{how}.result")
+        tensors: dict[str, Tensor] = safetensors.torch.load_file(self._folder / f"{case}-{step}-{how}.result")
+        return tensors
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,11 @@ def test_in_another_batch_it_comes_within_one_level(runs: Runs, case: str) -> No
     for step in range(1, resuming.STEPS):
         resumed = (runs.resumed(case, step, "alone")["pictures"] * 255).round()
         assert (resumed - levels).abs().max() <= 1, step
+
+
+def test_samplers_remember_and_rows_keep_caches(runs: Runs) -> None:
+    assert [bool(runs.ends[case][0].history) for case in ("plain", "multistep", "all")] == [False, True, True]
+    assert [bool(runs.ends[case][0].cache) for case in ("plain", "cached", "all")] == [False, True, True]
 
 
 def test_the_cases_are_different_pictures(runs: Runs) -> None:
@@ -155,7 +162,7 @@ def test_it_is_a_plain_safetensors_file_where_what_is_shared_is_written_once(
         ({"name": "another"}, "model"),
     ],
 )
-def test_another_model_is_refused(job: Job, specs: dict[str, ModelSpec], change: dict[str, str], which: str) -> None:
+def test_another_model_is_refused(job: Job, specs: dict[str, ModelSpec], change: dict[str, Any], which: str) -> None:
     data = checkpoint.save([state(job)], USAGE, job=job, spec=specs["true_cfg"])
     other = dataclasses.replace(specs["true_cfg"], **change)
     with pytest.raises(checkpoint.Refused, match=which):

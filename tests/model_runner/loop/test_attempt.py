@@ -1,9 +1,14 @@
 """How attempts go wrong, whose fault that is, and that adapters change the picture."""
 
 import asyncio
+import io
+from typing import Any
 
+import numpy as np
+import PIL.Image
 import pytest
 import tenacity
+import torch
 
 from darkroom import ids
 from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
@@ -91,6 +96,43 @@ async def test_progress_is_not_told_too_often(world: worlds.World) -> None:
     async with world.runner(progress_interval_s=3600.0) as address, world.owner(address) as owner:
         await finished(owner, world.assign(steps=20))
         assert [message.WhichOneof("message") for message in owner.heard].count("progress") == 1
+
+
+async def levels(world: worlds.World, completed: pb.Completed) -> torch.Tensor:
+    """The picture's levels, 0 to 255."""
+    data = await world.read(completed.artifacts[0].media_id)
+    return torch.tensor(np.array(PIL.Image.open(io.BytesIO(data))), dtype=torch.int16)
+
+
+async def test_an_attempt_goes_on_elsewhere_from_a_checkpoint_and_counts_each_step_once(world: worlds.World) -> None:
+    adapter_id = await world.push(worlds.adapter())
+    picture: dict[str, Any] = {"steps": 100, "adapters": use(adapter_id)}
+    async with world.runner(checkpoint_interval_s=0.001) as address, world.owner(address) as owner:
+        whole = await finished(owner, world.assign(**picture))
+        kept = [message.checkpoint for message in owner.heard if message.HasField("checkpoint")]
+    assert [one.step for one in kept] == sorted({one.step for one in kept})
+    assert whole.completed.resumed_step == 0
+    following = world.assign(generation_id=kept[-1].key.generation_id, attempt=2, **picture)
+    following.checkpoint.CopyFrom(kept[-1])
+    async with world.runner() as address, world.owner(address) as owner:
+        resumed = (await finished(owner, following)).completed
+        told = [message.progress for message in owner.heard if message.HasField("progress")]
+    assert resumed.resumed_step == kept[-1].step > 0
+    assert {one.resumed_step for one in told} <= {kept[-1].step}
+    assert resumed.usage.steps == whole.completed.usage.steps == 100
+    assert resumed.usage.gpu_time_us > kept[-1].usage.gpu_time_us > 0
+    assert (await levels(world, resumed) - await levels(world, whole.completed)).abs().max() <= 1
+
+
+async def test_what_cannot_be_gone_on_with_starts_anew(world: worlds.World) -> None:
+    async with world.runner(checkpoint_interval_s=0.001) as address, world.owner(address) as owner:
+        await finished(owner, world.assign(steps=50))
+        kept = next(message.checkpoint for message in owner.heard if message.HasField("checkpoint"))
+        for media_id in (kept.media_id, ids.new("med")):  # another generation's, and none
+            assign = world.assign(steps=4)
+            assign.checkpoint.MergeFrom(pb.Checkpoint(media_id=media_id, step=3))
+            completed = (await finished(owner, assign)).completed
+            assert (completed.resumed_step, completed.usage.steps) == (0, 4)
 
 
 async def test_nothing_is_left_running_when_the_runner_ends(world: worlds.World) -> None:

@@ -46,10 +46,11 @@ async def spanned(specs: dict[str, engine_job.ModelSpec], entry: catalog.ModelEn
 
 
 async def test_a_job_is_awaited_and_its_progress_heard(spanned: bridge.Bridge) -> None:
-    heard: list[int] = []
-    end = await spanned.make(engine_job.Job(**JOB), lambda event: heard.append(event.steps_done))  # type: ignore[arg-type]
+    heard: list[bridge.News] = []
+    end = await spanned.make(engine_job.Job(**JOB), heard.append)  # type: ignore[arg-type]
     assert isinstance(end, engine_job.Finished)
-    assert heard == [1, 2, 3]
+    assert isinstance(heard[0], engine_job.Started)
+    assert [event.steps_done for event in heard if isinstance(event, engine_job.Progressed)] == [1, 2, 3]
     assert end.outputs[0].data.startswith(b"\x89PNG")
 
 

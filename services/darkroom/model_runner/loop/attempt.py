@@ -1,10 +1,12 @@
-"""The life of one attempt: fetch its adapters, have the engine make its media, hand that to media_store, report.
+"""The life of one attempt: fetch its adapters and where it left off, have the engine make its media, hand that to media_store, report.
 
-An `Assign` comes in from `aboard`; progress and exactly one outcome go back to it. Whatever waits here waits on the event loop.
+An `Assign` comes in from `aboard`; progress, checkpoints (by `keep`) and exactly one outcome go back to it. Whatever waits here waits on
+the event loop.
 """
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import math
 import time
@@ -17,7 +19,7 @@ from darkroom.model_runner import aboard, messages, peers
 from darkroom.model_runner.domain import AttemptFailed
 from darkroom.model_runner.engine import errors as engine_errors
 from darkroom.model_runner.engine import job as engine_job
-from darkroom.model_runner.loop import bridge
+from darkroom.model_runner.loop import bridge, keep, sources
 
 _log = logging.getLogger(__name__)
 
@@ -31,13 +33,20 @@ class Ports(NamedTuple):
     catalog: Mapping[str, catalog.ModelEntry]
 
 
+class Habits(NamedTuple):
+    """How attempts are run."""
+
+    progress_interval_s: float
+    checkpoint_retention_s: float
+
+
 class Attempts:
     """Runs what `aboard` takes; leave its context to end it all."""
 
-    def __init__(self, runner_id: str, ports: Ports, *, progress_interval_s: float) -> None:
+    def __init__(self, runner_id: str, ports: Ports, habits: Habits) -> None:
         self.aboard = aboard.Aboard(runner_id, self._begin)
         self._ports = ports
-        self._progress_interval_s = progress_interval_s
+        self._habits = habits
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
@@ -47,25 +56,33 @@ class Attempts:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _begin(self, assign: pb.Assign) -> Callable[[], None]:
-        attempt = _Attempt(assign, self._ports, self.aboard, self._progress_interval_s)
+        attempt = _Attempt(assign, self._ports, self.aboard, self._habits)
         task = asyncio.create_task(attempt.run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return attempt.cancel
 
 
+class _Fetched(NamedTuple):
+    adapters: list[engine_job.AdapterUse]
+    pictures: sources.Pictures
+    checkpoint: bytes | None
+
+
 class _Attempt:
     """One attempt; its methods run on the event loop."""
 
-    def __init__(self, assign: pb.Assign, ports: Ports, reports: aboard.Aboard, progress_interval_s: float) -> None:
+    def __init__(self, assign: pb.Assign, ports: Ports, reports: aboard.Aboard, habits: Habits) -> None:
         self._key = messages.key_of(assign.key)
         self._assign = assign
         self._ports = ports
         self._reports = reports
-        self._progress_interval_s = progress_interval_s
+        self._progress_interval_s = habits.progress_interval_s
+        self._keeper = keep.Keeper(assign, ports.media, reports, retention_s=habits.checkpoint_retention_s)
+        self._resumed_step = 0
         self._told_s = -math.inf
         self._cancelled = False
-        self._fetching: asyncio.Task[list[engine_job.AdapterUse]] | None = None
+        self._fetching: asyncio.Task[_Fetched] | None = None
 
     def cancel(self) -> None:
         """End within a step; an attempt whose picture is made already is stored and reported all the same."""
@@ -85,6 +102,8 @@ class _Attempt:
             _log.exception("an attempt failed", extra={"generation_id": self._key.generation_id})
             failure = AttemptFailed("RUNNER_FAULT", f"the runner failed ({type(error).__name__})", request_fault=False)
             outcome = messages.failed(self._key, failure)
+        finally:
+            await self._keeper.close()
         self._reports.end(self._key, outcome)
 
     async def _live(self, held: contextlib.AsyncExitStack) -> pb.WorkResponse:
@@ -94,26 +113,36 @@ class _Attempt:
         if self._cancelled:
             self._fetching.cancel()
         try:
-            adapters = await self._fetching
+            fetched = await self._fetching
         except asyncio.CancelledError:
             if not self._cancelled:
                 raise
             return messages.cancelled(self._key)
         fetch_us = clock.monotonic_us() - started_us
-        end = await self._make(messages.job(self._assign, entry, adapters))
+        job = messages.job(self._assign, entry, fetched.adapters)
+        files = {"checkpoint": fetched.checkpoint, **fetched.pictures._asdict()}
+        end = await self._make(dataclasses.replace(job, **files))
         if isinstance(end, engine_job.Finished):
             return await self._store(end, fetch_us=fetch_us)
         used = messages.usage(end.usage)
         if isinstance(end, engine_job.Cancelled):
             return messages.cancelled(self._key, used)
+        if isinstance(end, engine_job.Suspended):
+            await self._keeper.close()
+            checkpoint = None if end.data is None else await self._keeper.put(end.data, end.usage)
+            return messages.suspended(self._key, checkpoint)
         failure = AttemptFailed(end.code, end.message, request_fault=end.fault == "request")
         return messages.failed(self._key, failure, used)
 
-    async def _fetch(self, held: contextlib.AsyncExitStack) -> list[engine_job.AdapterUse]:
+    async def _fetch(self, held: contextlib.AsyncExitStack) -> _Fetched:
+        pictures = await sources.read(messages.media(self._assign), self._ports.media, self._assign.capability)
+        return _Fetched(await self._fetch_adapters(held), pictures, await self._keeper.read())
+
+    async def _fetch_adapters(self, held: contextlib.AsyncExitStack) -> list[engine_job.AdapterUse]:
         """The files of its adapters, which stay where they are while `held` lasts."""
         tenant_id, capability = self._assign.tenant_id, self._assign.capability
         uses = []
-        for adapter in self._assign.image.adapters:
+        for adapter in messages.media(self._assign).adapters:
             try:
                 lease = self._ports.adapters.lease(tenant_id, adapter.adapter_id, capability)
                 file = await held.enter_async_context(lease)
@@ -126,7 +155,7 @@ class _Attempt:
 
     async def _make(self, job: engine_job.Job) -> bridge.End:
         try:
-            return await self._ports.bridge.make(job, self._progress)
+            return await self._ports.bridge.make(job, self._hear)
         except engine_errors.Closing as error:
             raise AttemptFailed(error.code, str(error), request_fault=False) from error
 
@@ -139,8 +168,22 @@ class _Attempt:
             return messages.failed(self._key, failure, used)
         stages = messages.stages(finished.stages, fetch_us=fetch_us, store_us=clock.monotonic_us() - started_us)
         return pb.WorkResponse(
-            completed=pb.Completed(key=self._assign.key, artifacts=artifacts, usage=used, stages=stages)
+            completed=pb.Completed(
+                key=self._assign.key,
+                artifacts=artifacts,
+                usage=used,
+                stages=stages,
+                resumed_step=self._resumed_step,
+            )
         )
+
+    def _hear(self, event: bridge.News) -> None:
+        if isinstance(event, engine_job.Progressed):
+            self._progress(event)
+        elif isinstance(event, engine_job.Checkpointed):
+            self._keeper.offer(event)
+        else:
+            self._resumed_step = event.resumed_step
 
     def _progress(self, event: engine_job.Progressed) -> None:
         """Tell how far it is, unless that was told a moment ago."""
@@ -153,5 +196,6 @@ class _Attempt:
             steps_done=event.steps_done,
             steps_total=event.steps_total,
             remaining_us=event.remaining_us,
+            resumed_step=self._resumed_step,
         )
         self._reports.tell(pb.WorkResponse(progress=progress))

@@ -13,13 +13,14 @@ from darkroom.model_runner.engine import engine as engine_thread
 from darkroom.model_runner.engine import errors
 from darkroom.model_runner.engine import job as engine_job
 
-End: TypeAlias = engine_job.Finished | engine_job.Failed | engine_job.Cancelled
-OnProgress: TypeAlias = Callable[[engine_job.Progressed], None]
+End: TypeAlias = engine_job.Ended
+News: TypeAlias = engine_job.Started | engine_job.Progressed | engine_job.Checkpointed
+OnNews: TypeAlias = Callable[[News], None]
 
 
 class _Waiter(NamedTuple):
     ended: "asyncio.Future[End]"
-    on_progress: OnProgress
+    on_news: OnNews
 
 
 class Bridge:
@@ -31,9 +32,9 @@ class Bridge:
         self._waiters: dict[str, _Waiter] = {}
         self.engine = start(lambda event: self._post(event))
 
-    async def make(self, job: engine_job.Job, on_progress: OnProgress) -> End:
-        """Have a job done; engine errors.Closing if the engine takes no more."""
-        waiter = _Waiter(self._loop.create_future(), on_progress)
+    async def make(self, job: engine_job.Job, on_news: OnNews) -> End:
+        """Have a job done, hearing how it goes; engine errors.Closing if the engine takes no more."""
+        waiter = _Waiter(self._loop.create_future(), on_news)
         self._waiters[job.key] = waiter
         try:
             self.engine.submit(job)
@@ -58,10 +59,10 @@ class Bridge:
 
     def _hear(self, event: engine_job.Event) -> None:
         waiter = self._waiters.get(event.job_key)
-        if waiter is None or isinstance(event, engine_job.Started):
+        if waiter is None:
             return
-        if isinstance(event, engine_job.Progressed):
-            waiter.on_progress(event)
+        if isinstance(event, News):
+            waiter.on_news(event)
         elif not waiter.ended.done():
             waiter.ended.set_result(event)
 
