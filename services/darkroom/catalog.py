@@ -85,6 +85,7 @@ class Limits:
 
 Kind = Literal["image", "video", "audio"]
 Taken = Literal["none", "optional", "required"]
+Quality = Literal["LOSSLESS", "HIGH", "DRAFT"]
 
 NUMBERS: Mapping[Kind, tuple[str, ...]] = {
     "image": ("width", "height", "steps", "num_images"),
@@ -117,6 +118,8 @@ class ModelEntry:
     source_image: Taken = "none"  # the picture that a generation starts from
     mask_image: Taken = "none"  # where that is painted anew
     charge_cancelled: Literal["none", "used_steps"] = "none"
+    samplers: tuple[str, ...] = ()  # those that a request may name, the model's own first; none: it may name none
+    qualities: tuple[Quality, ...] = ("LOSSLESS",)  # the tiers that a request may ask for
     directory: Path = dataclasses.field(default=Path(), metadata={"derived": True})
 
     def __post_init__(self) -> None:
@@ -191,6 +194,10 @@ def _read_value(kind: Any, value: object, where: str) -> object:
         if value not in choices:
             raise ValueError(f"{where} must be one of {', '.join(choices)}")
         return value
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise ValueError(f"{where} must be a list")
+        return tuple(_read_value(typing.get_args(kind)[0], one, f"{where}[{i}]") for i, one in enumerate(value))
     if origin is not None:  # Mapping[str, Any]
         if not isinstance(value, dict):
             raise ValueError(f"{where} must be a mapping")

@@ -38,6 +38,7 @@ class Quantities:
     pixels: int = 0
     media_duration_us: int = 0
     training_steps: int = 0
+    cached_steps: int = 0
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

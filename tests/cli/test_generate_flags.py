@@ -8,7 +8,7 @@ import pytest
 
 from darkroom import client
 from darkroom.api.scheduler.v1 import generation_service_pb2 as service_pb
-from darkroom.api.types.v1 import inputs_pb2
+from darkroom.api.types.v1 import inputs_pb2, media_pb2
 from darkroom.cli import generate
 from tests import platforms
 from tests.cli.conftest import QUICK, Darkroom, command
@@ -23,6 +23,8 @@ EVERY_FLAG = {
     "--guidance": "1.5",
     "--seed": "0",
     "--num-images": "2",
+    "--quality": "draft",
+    "--sampler": "unipc",
     "--priority": "batch",
     "--deadline": "90s",
     "--idempotency-key": "the-key",
@@ -48,6 +50,8 @@ def test_every_flag_reaches_the_request() -> None:
             guidance_scale=1.5,
             seed=0,
             num_images=2,
+            quality=media_pb2.QUALITY_TIER_DRAFT,
+            sampler="unipc",
             adapters=both,
         ),
         priority=inputs_pb2.PRIORITY_BATCH,

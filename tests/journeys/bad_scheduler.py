@@ -126,6 +126,7 @@ TABLE = [
         "generation_id",
     ),
     one("tenant", "GenerationService/ExplainGeneration", service_pb.ExplainGenerationRequest(), "generation_id"),
+    one("tenant", "GenerationService/EstimateGeneration", service_pb.EstimateGenerationRequest(), "model"),
     one("tenant", "GenerationService/ListGenerations", service_pb.ListGenerationsRequest(page_size=201), "page_size"),
     one(
         "tenant",

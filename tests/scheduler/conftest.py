@@ -59,6 +59,8 @@ limits:
   adapters_max: 2
   pixels_max: 12288
 extras_schema: {extras}
+samplers: [flow_euler, unipc]
+qualities: [LOSSLESS, DRAFT]
 price: {{currency: USD, nanos_per_image: 1000000, nanos_per_megapixel: 0, nanos_per_gpu_second: 10000000}}
 step_cost_us_guess: 1000
 load_s_guess: 1.0

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,10 @@ BAD = [
     ("video", {"image": None, "video": inputs_pb2.VideoInput(prompt="x")}),
     ("audio", {"image": None, "audio": inputs_pb2.AudioInput(prompt="x")}),
     ("lora_training", {"image": None, "lora_training": inputs_pb2.LoraTrainingInput()}),
+    ("image.sampler", image(sampler="euler")),
+    ("image.sampler", image(sampler="FLOW_EULER")),
+    ("image.quality", image(quality=9)),
+    ("image.quality", image(quality=media_pb2.QUALITY_TIER_HIGH)),
     ("image.prompt", image(prompt="")),
     ("image.prompt", image(prompt=" \n\t ")),
     ("image.prompt", image(prompt="x" * 2001)),
@@ -215,3 +220,16 @@ def test_videos_and_sounds_get_their_defaults() -> None:
     filled = admit.fill(asked, admit.check(asked, MEDIA_MODELS))
     assert (filled.audio.duration_us, filled.audio.steps, filled.audio.guidance_scale) == (10_000_000, 10, 3.0)
     assert filled.WhichOneof("input") == "audio"
+
+
+def test_offered_samplers_and_tiers_are_taken_and_lossless_is_the_default(catalog_dir: Path) -> None:
+    entry = catalog.load(catalog_dir)[conftest.MODEL]
+    for fields in ({"sampler": "unipc"}, {"quality": media_pb2.QUALITY_TIER_DRAFT}):
+        request = media_entries.request(conftest.MODEL, **image(**fields))
+        assert admit.check(request, {conftest.MODEL: entry}) is entry
+    filled = admit.fill(media_entries.request(conftest.MODEL, **image()), entry).image
+    assert (filled.sampler, filled.quality) == ("", media_pb2.QUALITY_TIER_LOSSLESS)
+    none = dataclasses.replace(entry, samplers=())
+    with pytest.raises(errors.InvalidArgument) as refusal:
+        admit.check(media_entries.request(conftest.MODEL, **image(sampler="unipc")), {conftest.MODEL: none})
+    assert "is not supported" in str(refusal.value)

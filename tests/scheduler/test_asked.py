@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 
+from darkroom.api.types.v1 import media_pb2
 from darkroom.api.types.v1.inputs_pb2 import AudioInput, ImageInput, VideoInput
 from darkroom.scheduler import asked
 from tests.scheduler import media_entries
@@ -34,3 +35,12 @@ def test_shapes_are_named_as_runners_name_them() -> None:
     assert asked.shape(VideoInput(width=64, height=64, num_frames=1, guidance_scale=1.0), video) == "64x64x1"
     assert asked.shape(ImageInput(width=64, height=80, guidance_scale=1.0), video) == "64x80"
     assert asked.shape(AudioInput(duration_us=5, guidance_scale=2.0), audio) == "window guided"
+
+
+def test_tiers_of_their_own_have_buckets_of_their_own() -> None:
+    draft = VideoInput(width=64, height=80, num_frames=9, guidance_scale=3.0, quality=media_pb2.QUALITY_TIER_DRAFT)
+    assert asked.shape(draft, media_entries.video()) == "64x80x9 draft guided"
+    high = AudioInput(duration_us=5, quality=media_pb2.QUALITY_TIER_HIGH)
+    assert asked.shape(high, media_entries.audio()) == "window high"
+    assert asked.quality(ImageInput()) == "LOSSLESS"
+    assert asked.quality(ImageInput(quality=9)) == ""  # type: ignore[arg-type]

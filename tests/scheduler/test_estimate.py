@@ -1,9 +1,10 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from darkroom import catalog, errors, pricing
-from darkroom.api.types.v1 import inputs_pb2
+from darkroom.api.types.v1 import inputs_pb2, media_pb2
 from darkroom.scheduler import estimate
 from tests.scheduler import conftest, media_entries
 
@@ -21,8 +22,8 @@ def test_the_price_is_the_most_it_can_cost() -> None:
 
 def test_a_step_is_guessed_by_its_pixels(catalog_dir: Path) -> None:
     entry = catalog.load(catalog_dir)[conftest.MODEL]
-    assert estimate.step_cost_us(inputs_pb2.ImageInput(width=64, height=64), entry) == 1_000
-    assert estimate.step_cost_us(inputs_pb2.ImageInput(width=96, height=128), entry) == 3_000
+    assert estimate.step_cost_us(inputs_pb2.ImageInput(width=64, height=64), entry, {}) == 1_000
+    assert estimate.step_cost_us(inputs_pb2.ImageInput(width=96, height=128), entry, {}) == 3_000
 
 
 def test_a_deadline_that_can_be_met_is_accepted() -> None:
@@ -39,7 +40,7 @@ def test_a_hopeless_one_is_refused_with_an_estimate() -> None:
 
 def test_videos_are_priced_by_all_their_frames_and_guessed_by_them() -> None:
     video = inputs_pb2.VideoInput(width=64, height=64, num_frames=18, frames_per_second=8, steps=10)
-    assert estimate.step_cost_us(video, media_entries.video()) == 2_000  # twice the default's frames
+    assert estimate.step_cost_us(video, media_entries.video(), {}) == 2_000  # twice the default's frames
     cost = estimate.estimate(video, rates=RATES, step_us=2_000, safety_factor=1.0)
     assert cost[:2] == (20_000, 10)
     assert cost.nanos == 2 * 64 * 64 * 18 + 200_000
@@ -47,5 +48,38 @@ def test_videos_are_priced_by_all_their_frames_and_guessed_by_them() -> None:
 
 def test_a_sound_costs_its_time() -> None:
     sound = inputs_pb2.AudioInput(duration_us=5_000_000, steps=10)
-    assert estimate.step_cost_us(sound, media_entries.audio()) == 1_000
+    assert estimate.step_cost_us(sound, media_entries.audio(), {}) == 1_000
     assert estimate.estimate(sound, rates=RATES, step_us=1_000, safety_factor=1.0).nanos == 100_000
+
+
+def image(width: int, height: int, *, guided: bool = False, **fields: Any) -> inputs_pb2.ImageInput:
+    return inputs_pb2.ImageInput(width=width, height=height, guidance_scale=3.0 if guided else 1.0, **fields)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "step_us"),
+    [
+        (image(64, 64), 100),
+        (image(64, 64, guided=True), 190),  # measured, not twice the other
+        (image(96, 128), 330),
+        (image(96, 128, guided=True), 660),  # the size was measured without guidance only
+        (image(64, 128), 220),  # nearer to 96x128
+        (image(128, 128), 440),  # nearer to 96x128
+        (image(64, 64, quality=media_pb2.QUALITY_TIER_DRAFT), 40),
+        (image(96, 128, quality=media_pb2.QUALITY_TIER_DRAFT), 330),  # at most what LOSSLESS takes
+        (image(64, 64, quality=media_pb2.QUALITY_TIER_HIGH), 100),
+    ],
+)
+def test_what_was_not_measured_is_scaled_from_the_nearest_that_was(
+    catalog_dir: Path, wanted: inputs_pb2.ImageInput, step_us: int
+) -> None:
+    entry = catalog.load(catalog_dir)[conftest.MODEL]
+    known = {"64x64": 100, "64x64 guided": 190, "96x128": 330, "64x64 draft": 40, "window": 7, "a runner's own": 1}
+    assert estimate.step_cost_us(wanted, entry, known) == step_us
+
+
+def test_only_the_very_bucket_counts_as_measured(catalog_dir: Path) -> None:
+    entry = catalog.load(catalog_dir)[conftest.MODEL]
+    assert estimate.is_measured(image(64, 64), entry, {"64x64": 1})
+    assert not estimate.is_measured(image(64, 64, guided=True), entry, {"64x64": 1})
+    assert not estimate.is_measured(image(64, 64, quality=media_pb2.QUALITY_TIER_HIGH), entry, {"64x64": 1})

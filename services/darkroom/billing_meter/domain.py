@@ -109,6 +109,7 @@ class Outcome:
     free_reason: str
     finished_at: datetime.datetime
     tags: Mapping[str, str]
+    quality: str = ""  # the tier that it was made in; empty if nothing was made
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,6 +126,7 @@ class Charge:
     price_version_id: str
     posted_at: datetime.datetime
     tags: Mapping[str, str]
+    quality: str = ""
 
 
 class Recorded(NamedTuple):

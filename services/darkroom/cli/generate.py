@@ -40,6 +40,10 @@ class Result(NamedTuple):
 @click.option("--guidance", type=float, help="Guidance scale; 1 turns guidance off.")
 @click.option("--seed", type=int, help="Seed of the first image.")
 @click.option("--num-images", type=click.IntRange(min=1), help="Images to make; each is charged.")
+@click.option(
+    "--quality", type=click.Choice(["lossless", "high", "draft"]), help="Faithfulness against time and price."
+)
+@click.option("--sampler", help="One of the model's samplers; its own if not given.")
 @click.option("--lora", "loras", type=parse.LORA, multiple=True, help="ID[:SCALE]; may be given several times.")
 @click.option("--priority", type=click.Choice(["interactive", "standard", "batch"]), default="standard")
 @click.option("--deadline", type=parse.DURATION, help="Such as 30s or 5m; after it the result is worthless.")
@@ -47,12 +51,16 @@ class Result(NamedTuple):
 @click.option(
     "--out", type=click.Path(path_type=pathlib.Path, file_okay=False), default=".", help="Folder for the files."
 )
+@click.option("--estimate", "only_estimate", is_flag=True, help="Tell what it would take, and make nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def generate(**options: Any) -> None:
     """Make media from a prompt, and show it with its reasons, times and bill."""
+    request = request_of(options)
+    if options["only_estimate"]:
+        show.estimate(ask.tenant(lambda darkroom: darkroom.estimate(request)), as_json_=options["as_json"])
+        return
     out: pathlib.Path = options["out"]
     out.mkdir(parents=True, exist_ok=True)
-    request = request_of(options)
     result = ask.tenant(lambda darkroom: carry_out(darkroom, request, out))
     report(result, as_json=options["as_json"])
     if result.generation.state != generation_pb.GENERATION_STATE_SUCCEEDED:
@@ -71,6 +79,8 @@ def request_of(options: dict[str, Any]) -> service_pb.CreateGenerationRequest:
         guidance_scale=options["guidance"],
         seed=options["seed"],
         num_images=options["num_images"],
+        sampler=options["sampler"],
+        quality=show.tier_of(options["quality"]),
         adapters=[inputs_pb2.AdapterRef(adapter_id=adapter_id, scale=scale) for adapter_id, scale in options["loras"]],
     )
     return service_pb.CreateGenerationRequest(
@@ -126,7 +136,10 @@ def report(result: Result, *, as_json: bool) -> None:
     if generation.HasField("error"):
         click.echo(f"{generation.error.reason}: {generation.error.message}", err=True)
     for path, artifact in zip(result.paths, generation.artifacts, strict=True):
-        click.echo(f"{path.resolve()}  ({artifact.width}x{artifact.height}, seed {artifact.seed})")
+        tier = show.tier_name(artifact.quality)
+        click.echo(
+            f"{path.resolve()}  ({artifact.width}x{artifact.height}, seed {artifact.seed}{tier and ', ' + tier})"
+        )
     show.heading("why there")
     show.decisions(result.explanation, brief=True)
     show.heading("time")

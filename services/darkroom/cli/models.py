@@ -43,6 +43,9 @@ def show_(name: str, as_json: bool) -> None:
     click.echo(f"revision {model.revision}\n")
     names = sorted({*model.limits, *model.defaults})
     show.rows(("parameter", "default", "least", "most", "multiple of"), (_limits(model, name) for name in names))
+    if model.samplers:
+        click.echo(f"\nsamplers {', '.join(model.samplers)}")
+    click.echo(f"quality tiers {', '.join(show.tier_name(tier) for tier in model.qualities)}")
     price = [(field.name, value) for field, value in model.price.ListFields() if field.name.startswith("nanos_per_")]
     click.echo("")
     units = ((name.removeprefix("nanos_per_"), value) for name, value in price)

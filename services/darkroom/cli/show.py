@@ -19,7 +19,7 @@ from darkroom import money
 from darkroom.api.billing_meter.v1 import billing_service_pb2 as billing_pb
 from darkroom.api.scheduler.v1 import generation_pb2 as generation_pb
 from darkroom.api.scheduler.v1 import generation_service_pb2 as service_pb
-from darkroom.api.types.v1 import money_pb2
+from darkroom.api.types.v1 import media_pb2, money_pb2
 
 PICTURE_COLUMNS = 48  # two pixels a character cell, one above the other: 48 x 24 cells
 PIPE_COLUMNS = 10_000  # nothing is wrapped for a program that reads
@@ -160,6 +160,36 @@ def stages(generation: generation_pb.Generation) -> None:
     rows(("stage", "time", ""), lines, none="none was spent", right=("time",))
 
 
+def tier_of(name: str | None) -> "media_pb2.QualityTier.ValueType":
+    """The tier of a name in any case; the default for none."""
+    return media_pb2.QualityTier.Value(f"QUALITY_TIER_{(name or 'unspecified').upper()}")
+
+
+def tier_name(tier: "media_pb2.QualityTier.ValueType") -> str:
+    """The tier's name as it is given; empty if it is not told."""
+    name = media_pb2.QualityTier.Name(tier).removeprefix("QUALITY_TIER_").lower()
+    return "" if name == "unspecified" else name
+
+
+def estimate(told: service_pb.EstimateGenerationResponse, *, as_json_: bool) -> None:
+    """Print what a request would take."""
+    if as_json_:
+        as_json(told)
+        return
+    wait = f"starts in about {told.wait_us / 1e6:.1f} s" if told.HasField("wait_us") else "no runner serves it now"
+    out.print(f"{told.steps_total} steps, {told.memory_bytes / 1e9:.2f} GB, at most {_money(told.price_max)}; {wait}")
+    columns = ("accelerator", "work s", "load s", "price", "measured")
+    lines = (
+        (one.accelerator, f"{one.work_us / 1e6:.2f}", f"{one.load_us / 1e6:.2f}", _money(one.price), one.measured)
+        for one in told.accelerators
+    )
+    rows(columns, lines, none="nothing is measured", right=columns[1:4])
+
+
+def _money(amount: money_pb2.Money) -> str:
+    return f"{_nine(amount.nanos)} {amount.currency}"
+
+
 def bill(charge: billing_pb.Charge) -> None:
     """Print what a generation cost, or that it is not known yet."""
     if charge.state == billing_pb.CHARGE_STATE_PENDING:
@@ -172,7 +202,9 @@ def bill(charge: billing_pb.Charge) -> None:
     total = ("total", "", "", _nine(charge.amount.nanos))
     rows(columns, [*(_priced(line) for line in charge.lines), total], right=columns[1:])
     gpu_s = charge.usage.gpu_time_us / 1e6
-    out.print(f"{gpu_s:.6f} GPU-seconds used; POSTED to the ledger as {charge.transaction_id}")
+    cached = f", {charge.usage.cached_steps} of {charge.usage.steps} steps reused" if charge.usage.cached_steps else ""
+    made = f", made {tier_name(charge.quality)}" if tier_name(charge.quality) else ""
+    out.print(f"{gpu_s:.6f} GPU-seconds used{cached}{made}; POSTED to the ledger as {charge.transaction_id}")
 
 
 def _priced(line: money_pb2.PriceLine) -> tuple[str, str, str, str]:

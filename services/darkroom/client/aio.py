@@ -157,6 +157,15 @@ class AsyncClient:
                 return
             request.page_token = page.next_page_token
 
+    async def estimate(
+        self, request: service_pb.CreateGenerationRequest, *, accelerator: str = ""
+    ) -> service_pb.EstimateGenerationResponse:
+        """What a request would take, on one kind of accelerator or each; nothing is accepted."""
+        with _translated():
+            return await self.generations.EstimateGeneration(
+                service_pb.EstimateGenerationRequest(generation=request, accelerator=accelerator)
+            )
+
     async def explain(self, generation_id: str) -> service_pb.ExplainGenerationResponse:
         """Why it ran where and when it did."""
         with _translated():

@@ -12,7 +12,7 @@ from google.protobuf import duration_pb2
 
 from darkroom import catalog, errors, validation
 from darkroom.api.scheduler.v1 import generation_service_pb2
-from darkroom.api.types.v1 import inputs_pb2
+from darkroom.api.types.v1 import inputs_pb2, media_pb2
 from darkroom.scheduler import asked, extras, sources
 
 DEADLINE_US_MIN = 1_000
@@ -67,6 +67,7 @@ def fill(
         setattr(wanted, name, getattr(wanted, name) or getattr(entry.defaults, name))
     if not wanted.HasField("guidance_scale"):
         wanted.guidance_scale = entry.defaults.guidance_scale
+    wanted.quality = wanted.quality or media_pb2.QUALITY_TIER_LOSSLESS
     if not wanted.HasField("seed"):
         wanted.seed = secrets.randbelow(SEED_DRAWN_BELOW)
     for adapter in wanted.adapters:
@@ -120,6 +121,7 @@ def _check_media(found: validation.Violations, wanted: asked.Media, entry: catal
         _check_guidance(found, wanted.guidance_scale, entry)
     if wanted.HasField("seed"):
         found.integer(f"{kind}.seed", wanted.seed, low=0, high=SEED_MAX)
+    _check_way(found, wanted, entry)
     sources.check(found, wanted, entry)
     _check_adapters(found, wanted, entry)
     if wanted.HasField("extras"):
@@ -145,6 +147,17 @@ def _check_size(
     if width <= limits.width.max and height <= limits.height.max:  # else that is what is wrong
         within = width * height * frames <= limits.pixels_max
         found.check(within, f"{kind}.width", f"{factors} must be at most {limits.pixels_max} pixels")
+
+
+def _check_way(found: validation.Violations, wanted: asked.Media, entry: catalog.ModelEntry) -> None:
+    """Check how it is to be computed: the sampler, the quality tier."""
+    if wanted.sampler and wanted.sampler not in entry.samplers:
+        unsupported = f"is not supported by the model {entry.name}"
+        found.add(
+            f"{entry.kind}.sampler", f"must be one of {', '.join(entry.samplers)}" if entry.samplers else unsupported
+        )
+    if wanted.quality and asked.quality(wanted) not in entry.qualities:
+        found.add(f"{entry.kind}.quality", f"must be one of {', '.join(entry.qualities)}")
 
 
 def _check_guidance(found: validation.Violations, value: float, entry: catalog.ModelEntry) -> None:

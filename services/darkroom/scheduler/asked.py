@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from darkroom import catalog
 from darkroom.api.scheduler.v1 import generation_service_pb2
-from darkroom.api.types.v1 import inputs_pb2
+from darkroom.api.types.v1 import inputs_pb2, media_pb2
 from darkroom.scheduler import predict
 
 Media = inputs_pb2.ImageInput | inputs_pb2.VideoInput | inputs_pb2.AudioInput
@@ -52,10 +52,16 @@ def size(wanted: Media) -> Size:
             return Size(0, 0, 0, wanted.duration_us, 1)
 
 
+def quality(wanted: Media) -> str:
+    """Return the name of the tier asked for; LOSSLESS if none is, empty for a number that is no tier."""
+    told = media_pb2.QualityTier.DESCRIPTOR.values_by_number.get(wanted.quality or media_pb2.QUALITY_TIER_LOSSLESS)
+    return told.name.removeprefix("QUALITY_TIER_") if told else ""
+
+
 def shape(wanted: Media, entry: catalog.ModelEntry) -> str:
     """Name the bucket under which runners measure its steps."""
     guided = entry.guidance == "true_cfg" and wanted.guidance_scale > 1
     if isinstance(wanted, inputs_pb2.AudioInput):
-        return predict.measured(predict.WINDOW, guided=guided)
+        return predict.measured(predict.bucket(predict.WINDOW, quality(wanted)), guided=guided)
     frames = wanted.num_frames if isinstance(wanted, inputs_pb2.VideoInput) else 0
-    return predict.shape(wanted.width, wanted.height, frames, guided=guided)
+    return predict.shape(wanted.width, wanted.height, frames, guided=guided, quality=quality(wanted))

@@ -4,11 +4,14 @@ A filled request, its model, the prices in force and measured step costs (where 
 the spending lease reserves. The same work estimate serves placement.
 """
 
+import math
+import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from darkroom import catalog, errors, pricing
 from darkroom.api.types.v1 import inputs_pb2
-from darkroom.scheduler import asked
+from darkroom.scheduler import asked, predict
 
 
 class Estimate(NamedTuple):
@@ -19,11 +22,57 @@ class Estimate(NamedTuple):
     nanos: int
 
 
-def step_cost_us(wanted: asked.Media, entry: catalog.ModelEntry) -> int:
-    """Guess one step of one output before anything was measured: the catalogue's, scaled by the pixels; a sound has none."""
-    pixels, defaults = asked.size(wanted).pixels, entry.defaults
-    default_pixels = defaults.width * defaults.height * max(1, defaults.num_frames)
-    return max(1, entry.step_cost_us_guess * pixels // default_pixels if pixels else entry.step_cost_us_guess)
+_NAME = re.compile(rf"(\d+(x\d+)*|{predict.WINDOW})( (high|draft))?( {predict.GUIDED})?")
+
+
+class _Bucket(NamedTuple):
+    """What a bucket of step costs is of: "832x480x81 draft guided"."""
+
+    pixels: int  # 0 for a sound
+    tier: str  # empty for LOSSLESS
+    guided: bool
+
+
+def step_cost_us(wanted: asked.Media, entry: catalog.ModelEntry, known: Mapping[str, int]) -> int:
+    """Predict one step of one output from what was measured of the model, by bucket, else from the catalogue's guess.
+
+    What was not measured is scaled by its work from the nearest size that was: by the pixels, and by two for guidance. A tier
+    that was not measured is taken to cost what LOSSLESS costs, the most that it can.
+    """
+    own = _bucket(asked.shape(wanted, entry))
+    measured = [(_bucket(name), cost_us) for name, cost_us in known.items() if _NAME.fullmatch(name)]
+    usable = [each for each in measured if each[0].tier in (own.tier, "") and bool(each[0].pixels) == bool(own.pixels)]
+    if not usable:
+        return max(1, round(entry.step_cost_us_guess * _work(own) / _work(_of_guess(entry, own))))
+    nearest, cost_us = min(usable, key=lambda each: _distance(own, each[0]))
+    return max(1, round(cost_us * _work(own) / _work(nearest)))
+
+
+def is_measured(wanted: asked.Media, entry: catalog.ModelEntry, known: Mapping[str, int]) -> bool:
+    """Whether a step of this size, guidance and tier was measured."""
+    return asked.shape(wanted, entry) in known
+
+
+def _bucket(name: str) -> _Bucket:
+    size, *words = name.split()
+    pixels = 0 if size == predict.WINDOW else math.prod(int(length) for length in size.split("x"))
+    return _Bucket(pixels, "".join(word for word in words if word != predict.GUIDED), predict.GUIDED in words)
+
+
+def _of_guess(entry: catalog.ModelEntry, own: _Bucket) -> _Bucket:
+    """Return what the catalogue's guess is of: its default size, and whatever guidance is asked for."""
+    defaults = entry.defaults
+    return own._replace(pixels=own.pixels and defaults.width * defaults.height * max(1, defaults.num_frames))
+
+
+def _work(bucket: _Bucket) -> int:
+    return max(1, bucket.pixels) * (2 if bucket.guided else 1)
+
+
+def _distance(own: _Bucket, other: _Bucket) -> tuple[float, bool, bool]:
+    """Order by how far the size is, then guidance, then the tier."""
+    farther = abs(math.log(max(1, own.pixels) / max(1, other.pixels)))
+    return farther, own.guided != other.guided, own.tier != other.tier
 
 
 def estimate(wanted: asked.Media, *, rates: pricing.Rates, step_us: int, safety_factor: float) -> Estimate:

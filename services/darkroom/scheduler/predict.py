@@ -8,21 +8,27 @@ forecast use the same numbers for estimates.
 from darkroom.scheduler.domain import fleet
 
 WINDOW = "window"  # a sound is computed as one window of its model, whatever its length
+GUIDED = "guided"
 FOREIGN_MAX = 0.98  # a device used up by others still makes some way, and divisions stay finite
 
 
-def shape(width: int, height: int, frames: int = 0, *, guided: bool) -> str:
-    """Name the bucket under which step costs of this size are kept: "64x64", "832x480x81 guided".
+def shape(width: int, height: int, frames: int = 0, *, guided: bool, quality: str = "LOSSLESS") -> str:
+    """Name the bucket under which step costs of this size are kept: "64x64", "64x64 draft", "832x480x81 guided".
 
     Guided work (classifier-free guidance above 1) computes each step twice.
     """
     size = f"{width}x{height}" if not frames else f"{width}x{height}x{frames}"
-    return measured(size, guided=guided)
+    return measured(bucket(size, quality), guided=guided)
+
+
+def bucket(size: str, quality: str) -> str:
+    """Name the bucket as runners report it: a tier of its own has costs of its own."""
+    return size if quality == "LOSSLESS" else f"{size} {quality.lower()}"
 
 
 def measured(size: str, *, guided: bool) -> str:
     """The bucket's name from the size as runners report it."""
-    return f"{size} guided" if guided else size
+    return f"{size} {GUIDED}" if guided else size
 
 
 def work_us(job: fleet.Job, runner: fleet.Runner) -> int:

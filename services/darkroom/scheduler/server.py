@@ -18,7 +18,7 @@ from darkroom.scheduler import price
 from darkroom.scheduler.config import Config
 from darkroom.scheduler.loop import backlog, forecast, outbox, owner, spending, sweep
 from darkroom.scheduler.peers import billing, loras, media
-from darkroom.scheduler.servicer import create, fleet, generation, models
+from darkroom.scheduler.servicer import create, fleet, generation, models, quote
 from darkroom.scheduler.store import bell, creates, events, explain, follow, generations
 from darkroom.scheduler.store import outbox as outbox_store
 from darkroom.scheduler.store import spending as spending_store
@@ -80,6 +80,7 @@ def _add_front(server: rpc.Server, tasks: rpc.server.Background, parts: _Parts) 
     store = generations.Generations(database, charging=price.charging(parts.models.values()))
     servicer = generation.GenerationServicer(
         acceptance=_acceptance(tasks, parts),
+        quotes=_quotes(parts),
         store=store,
         changes=changes,
         follower=follower,
@@ -111,6 +112,15 @@ def _acceptance(tasks: rpc.server.Background, parts: _Parts) -> create.Acceptanc
         backlog=waiting,
         forecast=parts.forecast,
         price_safety_factor=config.price_safety_factor,
+    )
+
+
+def _quotes(parts: _Parts) -> quote.Quotes:
+    return quote.Quotes(
+        models=parts.models,
+        prices=billing.Prices(parts.meter, cache_s=parts.config.prices_cache_s),
+        forecast=parts.forecast,
+        price_safety_factor=parts.config.price_safety_factor,
     )
 
 

@@ -4,7 +4,7 @@ import pytest
 from google.protobuf import timestamp_pb2
 
 from darkroom import errors, pricing, validation
-from darkroom.api.types.v1 import money_pb2
+from darkroom.api.types.v1 import media_pb2, money_pb2
 from darkroom.billing_meter import domain
 from darkroom.billing_meter.servicer import check
 
@@ -63,6 +63,16 @@ def test_usage_names_every_bad_quantity() -> None:
 
 def test_usage_reads_all_quantities() -> None:
     used = {"gpu_time_us": 1, "steps": 2, "images": 3, "pixels": 4, "media_duration_us": 5, "training_steps": 6}
+    used["cached_steps"] = 1
     violations = validation.Violations()
     assert check.usage(violations, "usage", money_pb2.Usage(**used)) == pricing.Quantities(**used)
     assert fields(violations) == []
+
+
+def test_a_tier_is_read_by_its_name() -> None:
+    violations = validation.Violations()
+    read = [check.quality(violations, "quality", value) for value in media_pb2.QualityTier.values()]
+    assert read == ["", "LOSSLESS", "HIGH", "DRAFT"]
+    assert fields(violations) == []
+    assert check.quality(violations, "quality", 9) == ""
+    assert fields(violations) == ["quality"]

@@ -47,6 +47,7 @@ async def test_bad_outcomes_name_their_index_and_field_and_record_nothing(meter:
         ({"estimate": usd(-1)}, "estimate.nanos"),
         ({"amount": usd(-1)}, "amount.nanos"),
         ({"amount": usd(2**62)}, "amount.nanos"),
+        ({"quality": 9}, "quality"),
         ({"free_reason": "A" * 65}, "free_reason"),
         ({"free_reason": "\x1b[0m"}, "free_reason"),
         ({"finished_at": timestamp_pb2.Timestamp(seconds=2**60)}, "finished_at"),

@@ -15,7 +15,8 @@ def expected(room):
 
 
 async def test_it_knows_nothing_before_it_has_read(expected):
-    assert expected.step_cost_us(MODEL, "64x64") is None
+    assert expected.step_costs_us(MODEL) == {}
+    assert expected.accelerators(MODEL) == []
     assert expected.wait_us(MODEL, 2) is None
     assert expected.runners(MODEL) == 0
 
@@ -31,11 +32,12 @@ async def test_what_runners_measured_and_what_waits_is_known_on_any_replica(room
 
         async def measured() -> bool:
             await expected.refresh()
-            return expected.step_cost_us(MODEL, "64x64 guided") == 500  # the slowest
+            return expected.step_costs_us(MODEL).get("64x64 guided") == 500  # the slowest
 
         await eventually(measured)
-        assert expected.step_cost_us(MODEL, "64x64") == 250
-        assert expected.step_cost_us(MODEL, "96x96") is None
+        assert expected.step_costs_us(MODEL) == {"64x64": 250, "64x64 guided": 500}
+        (kind,) = expected.accelerators(MODEL)
+        assert kind.step_costs_us == expected.step_costs_us(MODEL)
         assert expected.runners(MODEL) == 2
         assert expected.wait_us(MODEL, domain.Priority.BATCH) == 0
         for priority in (domain.Priority.STANDARD, domain.Priority.STANDARD, domain.Priority.BATCH):

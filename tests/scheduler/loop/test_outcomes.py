@@ -98,3 +98,12 @@ def test_cancelled_work_is_charged_where_the_model_says_so():
     assert (end.state, end.charge_nanos, end.free_reason) == (domain.State.CANCELLED, 400, "")
     nothing = outcomes.cancelled(pricing.Quantities(), charging={generation().model})(generation(cancel_requested=True))
     assert (nothing.charge_nanos, nothing.free_reason) == (0, "CANCELLED")
+
+
+def test_how_far_the_estimate_was_from_the_time_is_measured(monkeypatch):
+    told = []
+    monkeypatch.setattr(outcomes._estimate_error, "record", lambda value, labels: told.append((value, labels)))
+    outcomes.succeeded(completed(gpu_time_us=150))(generation(work_us=100, shape="64x64 draft"))
+    outcomes.succeeded(completed(gpu_time_us=25))(generation(work_us=100))
+    outcomes.succeeded(completed(gpu_time_us=25))(generation(work_us=0))  # of which no share can be told
+    assert told == [(0.5, {"model": "m", "shape": "64x64 draft"}), (0.75, {"model": "m", "shape": ""})]

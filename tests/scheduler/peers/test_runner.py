@@ -65,4 +65,7 @@ def test_cancels_and_acknowledgements_name_the_attempt():
 
 def test_usage_is_never_negative():
     message = money_pb2.Usage(gpu_time_us=-1, steps=2, images=3, pixels=-4, media_duration_us=5, training_steps=6)
-    assert peer.usage(message) == pricing.Quantities(steps=2, images=3, media_duration_us=5, training_steps=6)
+    message.cached_steps = 1
+    assert peer.usage(message) == pricing.Quantities(
+        steps=2, images=3, media_duration_us=5, training_steps=6, cached_steps=1
+    )

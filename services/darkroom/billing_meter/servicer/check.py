@@ -11,7 +11,7 @@ import re
 from google.protobuf import timestamp_pb2
 
 from darkroom import money, pricing, validation
-from darkroom.api.types.v1 import money_pb2
+from darkroom.api.types.v1 import media_pb2, money_pb2
 from darkroom.billing_meter import domain
 
 PAGE_SIZE = 50
@@ -55,3 +55,10 @@ def usage(violations: validation.Violations, field: str, value: money_pb2.Usage)
     for name, quantity in used.items():
         violations.integer(f"{field}.{name}", quantity, low=0, high=_USAGE_MAX.get(name, domain.USAGE_MAX))
     return pricing.Quantities(**{name: max(0, quantity) for name, quantity in used.items()})
+
+
+def quality(violations: validation.Violations, field: str, value: int) -> str:
+    """Read a tier by its name; empty if it is not told."""
+    told = media_pb2.QualityTier.DESCRIPTOR.values_by_number
+    violations.choice(field, value, told)
+    return told[value].name.removeprefix("QUALITY_TIER_") if value in told and value else ""

@@ -103,6 +103,7 @@ def _outcome(violations: validation.Violations, field: str, sent: pb.Outcome) ->
         free_reason=sent.free_reason,
         finished_at=check.instant(violations, f"{field}.finished_at", sent.finished_at),
         tags=dict(sent.tags),
+        quality=check.quality(violations, f"{field}.quality", sent.quality),
     )
 
 

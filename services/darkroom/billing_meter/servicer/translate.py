@@ -10,7 +10,7 @@ from google.protobuf import timestamp_pb2
 
 from darkroom import pricing
 from darkroom.api.billing_meter.v1 import account_service_pb2, billing_service_pb2
-from darkroom.api.types.v1 import money_pb2
+from darkroom.api.types.v1 import media_pb2, money_pb2
 from darkroom.billing_meter import domain
 
 
@@ -78,6 +78,7 @@ def charge(noun: domain.Charge) -> billing_service_pb2.Charge:
         price_version_id=noun.price_version_id,
         posted_at=timestamp(noun.posted_at),
         tags=noun.tags,
+        quality=media_pb2.QualityTier.Value(f"QUALITY_TIER_{noun.quality or 'UNSPECIFIED'}"),
     )
 
 

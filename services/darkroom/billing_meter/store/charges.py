@@ -10,11 +10,11 @@ from typing import NamedTuple
 from darkroom import errors, money, postgres, pricing
 from darkroom.billing_meter import domain
 
-USAGE = ("gpu_time_us", "steps", "images", "pixels", "media_duration_us", "training_steps")
+USAGE = ("gpu_time_us", "steps", "images", "pixels", "media_duration_us", "training_steps", "cached_steps")
 
 _SELECT = f"""
 SELECT generation_id, txn_id, model, {", ".join(USAGE)}, lines, amount_nanos, currency, free_reason, price_version_id, recorded_at,
-    tags, payload_sha256
+    tags, quality, payload_sha256
 FROM usage_event LEFT JOIN charge USING (generation_id)
 """
 
@@ -56,4 +56,5 @@ def _charge(row: postgres.Row) -> domain.Charge:
         price_version_id=row["price_version_id"],
         posted_at=row["recorded_at"],
         tags=row["tags"],
+        quality=row["quality"],
     )

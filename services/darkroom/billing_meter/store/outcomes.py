@@ -17,7 +17,7 @@ from darkroom.billing_meter.store import charges, prices
 from darkroom.billing_meter.store import ledger as ledger_store
 
 _EVENT_COLUMNS = """generation_id, tenant_id, model, price_version_id, gpu_time_us, steps, images, pixels, media_duration_us,
-    training_steps, currency, estimate_nanos, free_reason, finished_at, tags, payload_sha256"""
+    training_steps, cached_steps, quality, currency, estimate_nanos, free_reason, finished_at, tags, payload_sha256"""
 _INSERT_EVENTS = f"""
 INSERT INTO usage_event ({_EVENT_COLUMNS}) SELECT {_EVENT_COLUMNS} FROM jsonb_populate_recordset(NULL::usage_event, $1)
 ON CONFLICT DO NOTHING RETURNING generation_id, payload_sha256
@@ -113,6 +113,7 @@ def _event(outcome: domain.Outcome, payload: bytes) -> dict[str, object]:
         "free_reason": outcome.free_reason,
         "finished_at": outcome.finished_at.isoformat(),
         "tags": dict(outcome.tags),
+        "quality": outcome.quality,
         "payload_sha256": f"\\x{payload.hex()}",
     }
 

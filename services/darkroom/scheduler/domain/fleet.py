@@ -80,6 +80,14 @@ class Runner:
     backlog_us: int = 0  # predicted accelerator time of all aboard
 
 
+class Accelerator(NamedTuple):
+    """One kind of accelerator, as a model's runners on it have measured."""
+
+    product: str
+    is_resident: bool  # a runner of this kind has the model loaded
+    step_costs_us: Mapping[str, int]  # one row's step by bucket, on the slowest of them
+
+
 class Candidate(NamedTuple):
     """A runner that could have the job: when it would be done there (µs from now), the terms of its score in 0..1."""
 

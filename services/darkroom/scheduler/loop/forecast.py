@@ -7,12 +7,14 @@ waiting: what a step costs, how much work waits, how many runners there are.
 import asyncio
 import logging
 from collections import defaultdict
+from collections.abc import Mapping
 
 from google.protobuf import json_format
 
 from darkroom import errors, postgres
 from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
 from darkroom.scheduler.config import Config
+from darkroom.scheduler.domain import fleet
 from darkroom.scheduler.loop import link
 from darkroom.scheduler.store import fleet as fleet_store
 
@@ -27,7 +29,7 @@ class Forecast:
     def __init__(self, database: postgres.Database, config: Config) -> None:
         self._fleet = fleet_store.Fleet(database)
         self._seen_within_s = config.runner_lease_s
-        self._step_us: dict[tuple[str, str], int] = {}
+        self._accelerators: dict[str, dict[str, fleet.Accelerator]] = {}
         self._runners: dict[str, int] = {}
         self._work_us: dict[tuple[str, int], int] = {}
 
@@ -43,19 +45,28 @@ class Forecast:
     async def refresh(self) -> None:
         """Read once."""
         runners: dict[str, int] = defaultdict(int)
-        slowest: dict[tuple[str, str], int] = {}
+        accelerators: dict[str, dict[str, fleet.Accelerator]] = defaultdict(dict)
         for row in await self._fleet.live(seen_within_s=self._seen_within_s):
+            heartbeat = json_format.ParseDict(row.status.get("heartbeat", {}), pb.Heartbeat())
+            product = row.registration.device.get("product", "")
             for model in row.registration.models:
                 runners[model] += 1
-            for key, step_us in _step_costs(row).items():
-                slowest[key] = max(step_us, slowest.get(key, 0))
+                known = accelerators[model].get(product, fleet.Accelerator(product, False, {}))
+                accelerators[model][product] = _slower(known, heartbeat, model)
         loads = await self._fleet.loads()
-        self._runners, self._step_us = dict(runners), slowest
+        self._runners, self._accelerators = dict(runners), dict(accelerators)
         self._work_us = {(load.model, load.priority): load.work_us for load in loads}
 
-    def step_cost_us(self, model: str, shape: str) -> int | None:
-        """Microseconds of one row's step on the slowest runner that measured this shape; None if none did."""
-        return self._step_us.get((model, shape))
+    def step_costs_us(self, model: str) -> dict[str, int]:
+        """Microseconds of one row's step by bucket, on the slowest runner that measured it."""
+        slowest: dict[str, int] = {}
+        for accelerator in self.accelerators(model):
+            slowest = _slowest(slowest, accelerator.step_costs_us)
+        return slowest
+
+    def accelerators(self, model: str) -> list[fleet.Accelerator]:
+        """The kinds of accelerators whose runners take work for the model."""
+        return list(self._accelerators.get(model, {}).values())
 
     def runners(self, model: str) -> int:
         """Runners that take work for the model."""
@@ -71,5 +82,11 @@ class Forecast:
         return sum(us for (name, rank), us in self._work_us.items() if name == model and rank <= priority) // runners
 
 
-def _step_costs(row: fleet_store.Row) -> dict[tuple[str, str], int]:
-    return link.step_costs(json_format.ParseDict(row.status.get("heartbeat", {}), pb.Heartbeat()))
+def _slower(known: fleet.Accelerator, heartbeat: pb.Heartbeat, model: str) -> fleet.Accelerator:
+    told = {shape: cost_us for (name, shape), cost_us in link.step_costs(heartbeat).items() if name == model}
+    is_resident = known.is_resident or model in heartbeat.resident_models
+    return fleet.Accelerator(known.product, is_resident, _slowest(known.step_costs_us, told))
+
+
+def _slowest(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    return {shape: max(one.get(shape, 0), other.get(shape, 0)) for shape in {*one, *other}}

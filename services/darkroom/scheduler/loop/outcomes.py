@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from google.protobuf import json_format
+from opentelemetry import metrics
 
 from darkroom import pricing
 from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
@@ -15,6 +16,13 @@ from darkroom.scheduler import price
 from darkroom.scheduler.domain import generation as domain
 from darkroom.scheduler.peers import runner as peer
 from darkroom.scheduler.store import generations
+
+_estimate_error = metrics.get_meter(__name__).create_histogram(
+    "darkroom.scheduler.estimate.error",
+    unit="1",
+    description="how far accelerator time was from its estimate, as a share of the estimate",
+    explicit_bucket_boundaries_advisory=(0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0),
+)
 
 Ending = Callable[[domain.Generation], generations.End]
 
@@ -26,6 +34,9 @@ def succeeded(message: pb.Completed) -> Ending:
     artifacts = [_clean(json_format.MessageToDict(one, preserving_proto_field_name=True)) for one in message.artifacts]
 
     def end(generation: domain.Generation) -> generations.End:
+        if generation.work_us:
+            error = abs(used.gpu_time_us - generation.work_us) / generation.work_us
+            _estimate_error.record(error, {"model": generation.model, "shape": generation.shape})
         return generations.End(
             state=domain.State.SUCCEEDED,
             usage=used,

@@ -103,6 +103,7 @@ def usage(message: money_pb2.Usage) -> pricing.Quantities:
         pixels=max(message.pixels, 0),
         media_duration_us=max(message.media_duration_us, 0),
         training_steps=max(message.training_steps, 0),
+        cached_steps=max(message.cached_steps, 0),
     )
 
 

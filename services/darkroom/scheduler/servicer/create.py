@@ -5,13 +5,14 @@ before the request is known to be acceptable; the same key with the same paramet
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from darkroom import catalog, errors, ids, pricing
 from darkroom.api.scheduler.v1 import generation_service_pb2 as pb
 from darkroom.scheduler import admit, asked, estimate
+from darkroom.scheduler.domain import fleet
 from darkroom.scheduler.domain import generation as domain
 from darkroom.scheduler.peers import billing, loras
 from darkroom.scheduler.store import creates
@@ -46,8 +47,12 @@ class Backlog(Protocol):
 class Forecast(Protocol):
     """`loop.forecast.Forecast`: what the fleet has measured, as this replica knows it."""
 
-    def step_cost_us(self, model: str, shape: str) -> int | None:
-        """One step of one output; None if nobody measured it."""
+    def step_costs_us(self, model: str) -> Mapping[str, int]:
+        """One step of one output by bucket, as far as anybody measured it."""
+        ...
+
+    def accelerators(self, model: str) -> Sequence[fleet.Accelerator]:
+        """The kinds of accelerators that serve the model now."""
         ...
 
     def wait_us(self, model: str, priority: int) -> int | None:
@@ -102,8 +107,7 @@ class Acceptance:
             model=entry.name,
         )
         price = await self.prices.of(entry.name)
-        shape = asked.shape(wanted, entry)
-        cost = self._estimate(wanted, entry, price.rates, shape)
+        cost = self._estimate(wanted, entry, price.rates)
         deadline_us, wait_us = admit.deadline_us(filled), self.forecast.wait_us(entry.name, filled.priority)
         estimate.check_deadline(deadline_us=deadline_us, wait_us=wait_us or 0, work_us=cost.work_us)
         return domain.New(
@@ -122,15 +126,13 @@ class Acceptance:
             rates=dataclasses.asdict(price.rates),
             work_us=cost.work_us,
             steps_total=cost.steps_total,
-            shape=shape,
+            shape=asked.shape(wanted, entry),
             deadline_us=deadline_us,
             expected_us=None if wait_us is None else wait_us + cost.work_us,
         )
 
-    def _estimate(
-        self, wanted: asked.Media, entry: catalog.ModelEntry, rates: pricing.Rates, shape: str
-    ) -> estimate.Estimate:
-        step_us = self.forecast.step_cost_us(entry.name, shape) or estimate.step_cost_us(wanted, entry)
+    def _estimate(self, wanted: asked.Media, entry: catalog.ModelEntry, rates: pricing.Rates) -> estimate.Estimate:
+        step_us = estimate.step_cost_us(wanted, entry, self.forecast.step_costs_us(entry.name))
         return estimate.estimate(wanted, rates=rates, step_us=step_us, safety_factor=self.price_safety_factor)
 
     async def _commit(self, new: domain.New) -> domain.Generation:

@@ -9,7 +9,7 @@ from darkroom import errors, page_tokens, rpc, validation
 from darkroom.api.scheduler.v1 import generation_pb2, generation_service_pb2_grpc
 from darkroom.api.scheduler.v1 import generation_service_pb2 as pb
 from darkroom.scheduler import history
-from darkroom.scheduler.servicer import create, translate
+from darkroom.scheduler.servicer import create, quote, translate
 from darkroom.scheduler.store import bell, events, explain, follow, generations
 
 PAGE_SIZE_MAX = 200
@@ -25,6 +25,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         self,
         *,
         acceptance: create.Acceptance,
+        quotes: quote.Quotes,
         store: generations.Generations,
         changes: events.Events,
         follower: follow.Follow,
@@ -33,6 +34,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         explanations: explain.Explain,
     ) -> None:
         self._acceptance = acceptance
+        self._quotes = quotes
         self._store = store
         self._changes = changes
         self._follower = follower
@@ -46,6 +48,12 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         """Accept a request; answered means durable."""
         accepted = await self._acceptance.accept(rpc.principal().tenant_id, request)
         return pb.CreateGenerationResponse(generation=translate.generation(accepted))
+
+    async def EstimateGeneration(
+        self, request: pb.EstimateGenerationRequest, context: Context
+    ) -> pb.EstimateGenerationResponse:
+        """Predict a request without accepting it."""
+        return await self._quotes.quote(request)
 
     async def GetGeneration(self, request: pb.GetGenerationRequest, context: Context) -> pb.GetGenerationResponse:
         """Read one."""

@@ -89,6 +89,8 @@ def model(entry: catalog.ModelEntry, *, runners: int) -> model_service_pb2.Model
             minimum_nanos=price.minimum_nanos,
         ),
         runners=runners,
+        samplers=entry.samplers,
+        qualities=[media_pb2.QualityTier.Value(f"QUALITY_TIER_{name}") for name in entry.qualities],
     )
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from darkroom import postgres, pricing
 from darkroom.api.billing_meter.v1 import metering_service_pb2
-from darkroom.api.types.v1 import money_pb2
+from darkroom.api.types.v1 import media_pb2, money_pb2
 from darkroom.scheduler.domain import generation as domain
 
 CLAIM_S = 60.0
@@ -47,15 +47,23 @@ async def add_outcome(
             pixels=usage.pixels,
             media_duration_us=usage.media_duration_us,
             training_steps=usage.training_steps,
+            cached_steps=usage.cached_steps,
         ),
         estimate=money_pb2.Money(currency=generation.currency, nanos=generation.estimate_nanos),
         free_reason=free_reason,
         tags=generation.tags,
         amount=money_pb2.Money(currency=generation.currency, nanos=amount_nanos),
+        quality=_quality(generation),
     )
     assert generation.finished_at is not None, "it has just finished"
     outcome.finished_at.FromDatetime(generation.finished_at)
     await add(connection, kind="OUTCOME", subject_id=generation.generation_id, payload=outcome.SerializeToString())
+
+
+def _quality(generation: domain.Generation) -> "media_pb2.QualityTier.ValueType":
+    """The tier of its outputs, which are all made alike."""
+    told = [media_pb2.QualityTier.Value(one["quality"]) for one in generation.artifacts if "quality" in one]
+    return max(told, default=media_pb2.QUALITY_TIER_UNSPECIFIED)
 
 
 async def add(connection: postgres.Connection, *, kind: str, subject_id: str, payload: bytes) -> None:

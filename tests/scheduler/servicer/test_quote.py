@@ -1,0 +1,51 @@
+from darkroom import errors
+from darkroom.api.model_runner.v1 import runner_service_pb2 as runner_pb
+from darkroom.api.scheduler.v1 import generation_service_pb2 as pb
+from darkroom.api.types.v1 import inputs_pb2
+from tests.scheduler import stage
+from tests.scheduler.conftest import ESTIMATE_NANOS, MODEL, eventually, fields_of, refusal
+
+
+def asking(accelerator: str = "", **image) -> pb.EstimateGenerationRequest:
+    wanted = inputs_pb2.ImageInput(prompt="a red circle", **image)
+    return pb.EstimateGenerationRequest(
+        generation=pb.CreateGenerationRequest(model=MODEL, image=wanted), accelerator=accelerator
+    )
+
+
+async def test_without_runners_the_catalogue_is_what_there_is(tenant):
+    told = await tenant.generations.EstimateGeneration(asking())
+    assert told.price_max.nanos == ESTIMATE_NANOS
+    assert (told.steps_total, told.memory_bytes) == (10, 1)
+    assert not told.HasField("wait_us")
+    assert not told.accelerators
+
+
+async def test_it_is_told_for_each_kind_of_accelerator_what_its_runners_measured(room, tenant):
+    async with stage.runners(room, "node-a") as (runner,):
+        runner.behaviour.step_costs = [runner_pb.StepCost(model=MODEL, shape="64x64", rows=1, step_us=500, guided=True)]
+
+        async def measured() -> bool:
+            answer = await tenant.generations.EstimateGeneration(asking())
+            return any(one.measured for one in answer.accelerators)
+
+        await eventually(measured)
+        told = await tenant.generations.EstimateGeneration(asking())
+        (kind,) = told.accelerators
+        assert (kind.work_us, told.wait_us, told.steps_total) == (5_000, 0, 10)
+        assert kind.price.nanos == 1_000_000 + 50_000
+        assert told.price_max.nanos == 1_000_000 + 100_000  # twice the time is reserved
+        (larger,) = (await tenant.generations.EstimateGeneration(asking(width=128))).accelerators
+        assert (larger.work_us, larger.measured) == (10_000, False)
+        named = await tenant.generations.EstimateGeneration(asking(kind.accelerator))
+        assert list(named.accelerators) == [kind]
+        assert isinstance(await refusal(tenant.generations.EstimateGeneration(asking("abacus"))), errors.NotFound)
+        created = await tenant.create()
+        assert created.estimate == told.price_max
+
+
+async def test_a_bad_request_is_refused_as_a_create_would_be(tenant):
+    refused = await refusal(tenant.generations.EstimateGeneration(asking(steps=10**6)))
+    assert fields_of(refused) == ["image.steps"]
+    refused = await refusal(tenant.generations.EstimateGeneration(pb.EstimateGenerationRequest()))
+    assert fields_of(refused) == ["model"]
