@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-import numpy as np
 import pytest
 import torch
 import transformers
@@ -16,7 +15,7 @@ from torch import Tensor
 from darkroom.model_runner.engine import errors
 from darkroom.model_runner.engine.families import sdxl
 from darkroom.model_runner.engine.job import Job, ModelSpec
-from tests.model_runner.engine.families import unets
+from tests.model_runner.engine.families import unet_checks, unets
 from tests.model_runner.engine.families.unets import TOLERANCE, distance, latents
 
 PIPELINES = {
@@ -30,12 +29,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "inpainting": {"unet": {"in_channels": 9}},
     "turbo": {"guidance": "none", "scheduler": {"timestep_spacing": "trailing"}},
 }
-TASKS: dict[str, dict[str, Any]] = {
+TASKS: dict[str, Any] = {
     "text": {},
-    "image": {"source_image": unets.picture(32, 32), "strength": 0.7},
-    "inpaint": {"source_image": unets.picture(40, 24), "mask_image": unets.mask(24, 48), "strength": 0.8},
-    "inpaint_all": {"source_image": unets.picture(32, 32), "mask_image": unets.mask(32, 32), "strength": 1.0},
-    "inpaint_most": {"source_image": unets.picture(32, 32), "mask_image": unets.mask(32, 32)},
+    "image": unet_checks.IMAGE,
+    "inpaint": unet_checks.INPAINT,
+    "inpaint_all": unet_checks.INPAINT_ALL,
+    "inpaint_most": {name: unet_checks.INPAINT_ALL[name] for name in ("source_image", "mask_image")},
 }
 
 
@@ -63,6 +62,11 @@ def make_job(make_job: Any) -> Any:
         return job
 
     return make
+
+
+@pytest.fixture
+def subject(models: Any, parts: Any, make_job: Any) -> unet_checks.Subject:
+    return unet_checks.Subject(models["base"], parts["base"], reference, make_job)
 
 
 def reference(components: dict[str, Any], job: Job, **options: Any) -> Tensor:
@@ -119,47 +123,18 @@ def test_a_distilled_model_equals_the_pipeline(models: Any, parts: Any, make_job
     assert distance(found, reference(parts["turbo"], job)) <= TOLERANCE
 
 
-def test_one_batch_mixes_tasks_samplers_steps_guidance_seeds_and_prompts(
-    models: Any, parts: Any, make_job: Any
-) -> None:
-    jobs = [
-        make_job("1", sampler="euler", steps=3, seeds=(1,), guidance_scale=2.0),
-        make_job("2", sampler="dpmpp_2m_karras", steps=6, seeds=(2**40,), prompt="blue", negative_prompt="red"),
-        make_job("3", sampler="euler_ancestral", steps=5, seeds=(3,), guidance_scale=9.0, **TASKS["image"]),
-        make_job("4", sampler="unipc", steps=5, seeds=(4,), prompt="", **TASKS["inpaint"]),
-        make_job("5", sampler="ddim", steps=4, seeds=(5,), negative_prompt="white", **TASKS["inpaint_all"]),
-        make_job("6", sampler="lcm", steps=2, seeds=(6,), guidance_scale=1.5),
-    ]
-    together = latents(models["base"], *jobs)
-    for job, found in zip(jobs, together, strict=True):
-        assert distance(found, reference(parts["base"], job)) <= TOLERANCE
-    assert min(distance(one, other) for one in together for other in together if one is not other) > 0.1
+def test_one_batch_mixes_tasks_samplers_steps_guidance_seeds_and_prompts(subject: unet_checks.Subject) -> None:
+    unet_checks.mixes_everything(subject)
 
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=unets.mixtures())
-def test_rows_that_come_and_go_at_any_step_equal_the_pipeline(
-    models: Any, parts: Any, make_job: Any, rows: list[dict[str, Any]]
-) -> None:
-    arrivals = [row["arrival"] for row in rows]
-    jobs = [make_job("1", **{name: row[name] for name in row if name != "arrival"}) for row in rows]
-    for job, found in zip(jobs, latents(models["base"], *jobs, arrivals=arrivals), strict=True):
-        assert distance(found, reference(parts["base"], job)) <= TOLERANCE
+def test_rows_that_come_and_go_at_any_step_equal_the_pipeline(subject: unet_checks.Subject, rows: Any) -> None:
+    unet_checks.come_and_go(subject, rows)
 
 
-def test_adapters_of_a_mixed_batch_equal_the_pipeline_with_merged_weights(
-    models: Any, parts: Any, make_job: Any, tmp_path: Path
-) -> None:
-    use = unets.adapter(parts["base"]["unet"], tmp_path / "adapter.safetensors")
-    uses = [dataclasses.replace(use, scale=scale) for scale in (1.0, -0.5)]
-    jobs = [make_job(str(one.scale), adapters=(one,), **TASKS["image"]) for one in uses]
-    plain = make_job("plain", **TASKS["image"])
-    *found, without = latents(models["base"], *jobs, plain)
-    for job, one, row in zip(jobs, uses, found, strict=True):
-        expected = reference(parts["base"] | {"unet": unets.merged(parts["base"]["unet"], one)}, job)
-        assert distance(row, expected) <= TOLERANCE
-        assert distance(row, without) > 100 * TOLERANCE
-    assert distance(without, reference(parts["base"], plain)) <= TOLERANCE
+def test_adapters_of_a_mixed_batch_equal_the_pipeline_with_merged_weights(subject: Any, tmp_path: Path) -> None:
+    unet_checks.adapters_equal_merged_weights(subject, tmp_path)
 
 
 def test_rows_that_see_masks_share_a_batch(models: Any, parts: Any, make_job: Any) -> None:
@@ -171,20 +146,12 @@ def test_rows_that_see_masks_share_a_batch(models: Any, parts: Any, make_job: An
         assert distance(found, reference(parts["inpainting"], job)) <= TOLERANCE
 
 
-def test_each_seed_of_a_job_is_the_picture_of_that_seed_alone(models: Any, make_job: Any) -> None:
-    job = make_job("1", seeds=(3, 9), sampler="euler_ancestral", **TASKS["inpaint"])
-    for seed, found in zip(job.seeds, latents(models["base"], job), strict=True):
-        assert distance(found, latents(models["base"], dataclasses.replace(job, seeds=(seed,)))[0]) <= TOLERANCE
+def test_each_seed_of_a_job_is_the_picture_of_that_seed_alone(subject: unet_checks.Subject) -> None:
+    unet_checks.seeds_are_alone(subject)
 
 
-@torch.inference_mode()
-def test_decodes_a_batch_into_the_pictures_of_the_pipeline(models: Any, parts: Any, make_job: Any) -> None:
-    jobs = [make_job("1", seeds=(1,)), make_job("2", seeds=(2,), prompt="blue")]
-    states = [state for rows in models["base"].prepare(jobs) for state in rows]
-    decoded = models["base"].decode(unets.run(models["base"], states))
-    for job, found in zip(jobs, decoded, strict=True):
-        assert found.shape == (3, 32, 32)
-        assert distance(found.clamp(0, 1), reference(parts["base"], job, output_type="pt")) <= TOLERANCE
+def test_decodes_a_batch_into_the_pictures_of_the_pipeline(subject: unet_checks.Subject) -> None:
+    unet_checks.decodes_a_batch(subject)
 
 
 def test_texts_of_all_jobs_are_encoded_in_one_call_and_only_once(specs: Any, make_job: Any) -> None:
@@ -197,50 +164,20 @@ def test_texts_of_all_jobs_are_encoded_in_one_call_and_only_once(specs: Any, mak
     assert calls == [3]  # "a red circle...", "blue", "red"
 
 
-def test_the_engine_paints_by_the_family_name(specs: Any, models: Any, make_job: Any, record: Any) -> None:
-    recorder, job = record([specs["base"]], memory_bytes_max=1 << 30), make_job("1", seeds=(1, 2), **TASKS["inpaint"])
-    recorder.submit(job)
-    (finished,) = recorder.finished("1")
-    assert [(output.width, output.height, output.seed) for output in finished.outputs] == [(32, 32, 1), (32, 32, 2)]
-    assert finished.usage.steps == 2 * int(job.steps * job.strength)
-    painted = torch.stack(latents(models["base"], job)) / models["base"]._vae.config.scaling_factor
-    with torch.inference_mode():
-        expected = models["base"]._vae.decode(painted).sample.clamp(-1, 1) * 127.5 + 127.5
-    for output, picture in zip(finished.outputs, expected, strict=True):
-        drawn = torch.tensor(np.array(unets.image(output.data)))
-        assert distance(drawn.permute(2, 0, 1).float(), picture) <= 0.6  # rounded to bytes
+def test_the_engine_paints_by_the_family_name(subject: unet_checks.Subject, specs: Any, record: Any) -> None:
+    unet_checks.paints_through_the_engine(subject, specs["base"], record)
 
 
-def test_other_tiers_are_told_and_batched_apart(models: Any, make_job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiers = models["base"]._tiers
-    monkeypatch.setattr(tiers, "_has_lighter", True)
-    jobs = [make_job(tier, tier=tier, sampler="euler") for tier in ("LOSSLESS", "HIGH", "DRAFT")]
-    with torch.inference_mode():
-        (exact,), (high,), (draft,) = models["base"].prepare(jobs)
-    assert (exact.tier, high.tier, draft.tier) == ("LOSSLESS", "HIGH", "LOSSLESS")  # a UNet is no row of blocks to skip
-    assert exact.batch_key != high.batch_key
-    (lighter,), (reference,) = latents(models["base"], jobs[1]), latents(models["base"], jobs[0])
-    assert 0 < distance(lighter, reference) < 0.5
+def test_other_tiers_are_told_and_batched_apart(subject: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    unet_checks.tiers_are_told(subject, monkeypatch)
 
 
-@torch.inference_mode()
-def test_guidance_of_one_makes_no_second_prediction(models: Any, make_job: Any) -> None:
-    model = models["base"]
-    [[plain], [guided]] = model.prepare([make_job("1", guidance_scale=1.0), make_job("2")])
-    assert plain.batch_key != guided.batch_key
-    assert model.denoise([plain]).negative is None
-    assert model.denoise([guided]).negative is not None
+def test_guidance_of_one_makes_no_second_prediction(subject: unet_checks.Subject) -> None:
+    unet_checks.guidance_of_one_is_one_prediction(subject)
 
 
-@torch.inference_mode()
-def test_a_step_leaves_the_states_it_was_given_as_they_were(models: Any, make_job: Any) -> None:
-    [[state]] = models["base"].prepare([make_job("1", sampler="euler_ancestral", **TASKS["inpaint"])])
-    before, rng = state.latents.clone(), state.noise_rng.clone()
-    (after,) = models["base"].advance([state], models["base"].denoise([state]))
-    assert (state.step, after.step) == (0, 1)
-    assert torch.equal(state.latents, before)
-    assert torch.equal(state.noise_rng, rng)
-    assert not torch.equal(after.latents, before)
+def test_a_step_leaves_the_states_it_was_given_as_they_were(subject: unet_checks.Subject) -> None:
+    unet_checks.a_step_changes_nothing_in_place(subject)
 
 
 @pytest.mark.parametrize(
