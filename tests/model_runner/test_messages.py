@@ -200,3 +200,20 @@ def test_a_heartbeat_counts_no_trial_as_anybodys_work() -> None:
     assert (told.engine_idle, told.attempts, told.draining, told.slowdown) == (True, 3, True, 1.5)
     assert list(told.resident_models) == ["m"]
     assert told.sample.healthy
+
+
+def test_a_tier_and_a_sampler_reach_the_job(entry: catalog.ModelEntry) -> None:
+    for quality, tier in ((0, "LOSSLESS"), (1, "LOSSLESS"), (2, "HIGH"), (3, "DRAFT")):
+        image = inputs_pb2.ImageInput(prompt="x", sampler="unipc", quality=quality)  # type: ignore[arg-type]
+        job = messages.job(assign(entry, image=image), entry, [])
+        assert (job.sampler, job.tier) == ("unipc", tier)
+
+
+def test_tiers_have_step_costs_of_their_own_at_their_average() -> None:
+    costs = [
+        StepCost(Shape("m", "64x64", True, 1, "text"), 100, 3),
+        StepCost(Shape("m", "64x64", True, 1, "edit draft"), 100, 3, 0.4),
+        StepCost(Shape("m", "64x64", True, 1, "text high"), 60, 3),
+    ]
+    told = {cost.shape: cost.step_us for cost in messages.step_costs(costs)}
+    assert told == {"64x64": 100, "64x64 draft": 40, "64x64 high": 60}

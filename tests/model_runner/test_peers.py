@@ -13,6 +13,7 @@ import torch
 
 from darkroom import errors, ids, rpc, tokens
 from darkroom.api.lora_store.v1 import lora_service_pb2, lora_service_pb2_grpc
+from darkroom.api.types.v1 import media_pb2
 from darkroom.model_runner import peers
 from darkroom.model_runner.engine import encode
 from darkroom.model_runner.engine.job import Output
@@ -121,13 +122,14 @@ async def test_a_deleted_adapter_and_anothers_are_not_found(world: worlds.World,
 
 async def test_the_same_picture_of_the_same_generation_is_stored_once(world: worlds.World) -> None:
     picture = encode.png(torch.zeros(3, 8, 4))
-    output = Output(picture, encode.PNG, 4, 8, 7)
+    output = Output(picture, encode.PNG, 4, 8, 7, tier="HIGH")
     async with rpc.channel(world.addresses["media_store_address"]) as channel:
         media = peers.Media(channel)
         token = world.capability(GENERATION)
         first, again = await media.put(output, token), await media.put(output, token)
     assert first == again
     assert (first.width, first.height, first.seed, first.size_bytes) == (4, 8, 7, len(picture))
+    assert first.quality == media_pb2.QUALITY_TIER_HIGH
     assert await world.read(first.media_id) == picture
 
 

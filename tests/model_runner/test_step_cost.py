@@ -121,5 +121,19 @@ def test_costs_survive_for_the_same_device_and_weights() -> None:
     assert step_cost.load(text, device="d", revisions={"pocket-image": "s"}) == []
     assert step_cost.load(text, device="e", revisions={"pocket-image": "r"}) == []
     for broken in ("", "{}", text.replace("pocket-image", "other", 1), "[]"):
-        with pytest.raises(ValueError, match="not a file of step costs|Expecting value"):
+        with pytest.raises(ValueError, match=r"not a file of step costs|Expecting value"):
             step_cost.load(broken, device="d", revisions={})
+
+
+def test_steps_that_reuse_tell_an_average_and_not_what_a_whole_step_costs() -> None:
+    table = step_cost.Table()
+    draft = step_cost.Shape("m", "64x64", True, 2, "text draft")
+    for _ in range(60):
+        table.observe_share(draft, 1000, reused=False)
+        table.observe_share(draft, 200, reused=True)
+    (cost,) = table.snapshot()
+    assert cost.step_us == 1000
+    assert cost.share == pytest.approx(0.6, abs=0.1)
+    assert table.slowdown == 1.0
+    text = step_cost.dump([cost], device="d", revisions={"m": "r"})
+    assert step_cost.load(text, device="d", revisions={"m": "r"}) == [cost._replace(share=1.0)]

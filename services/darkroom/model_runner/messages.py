@@ -6,7 +6,7 @@ waits or remembers. Next: `loop.attempt` has the job made, `aboard` passes the m
 
 import dataclasses
 import datetime
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from google.protobuf import json_format, timestamp_pb2
@@ -14,7 +14,7 @@ from google.protobuf import json_format, timestamp_pb2
 from darkroom import catalog, clock
 from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
 from darkroom.api.scheduler.v1 import generation_pb2
-from darkroom.api.types.v1 import device_pb2, inputs_pb2, money_pb2
+from darkroom.api.types.v1 import device_pb2, inputs_pb2, media_pb2, money_pb2
 from darkroom.model_runner import nvml, step_cost
 from darkroom.model_runner.domain import AttemptFailed, AttemptKey
 from darkroom.model_runner.engine import job as engine_job
@@ -24,6 +24,11 @@ Media = inputs_pb2.ImageInput | inputs_pb2.VideoInput | inputs_pb2.AudioInput
 _PRIORITIES = {
     inputs_pb2.PRIORITY_INTERACTIVE: engine_job.Priority.INTERACTIVE,
     inputs_pb2.PRIORITY_BATCH: engine_job.Priority.BATCH,
+}
+
+_TIERS: Mapping[int, engine_job.Tier] = {
+    media_pb2.QUALITY_TIER_HIGH: "HIGH",
+    media_pb2.QUALITY_TIER_DRAFT: "DRAFT",
 }
 
 _OPTIONAL_SAMPLE_FIELDS = (
@@ -86,6 +91,8 @@ def job(assign: pb.Assign, entry: catalog.ModelEntry, adapters: Sequence[engine_
         solo=assign.solo,
         priority=_PRIORITIES.get(assign.priority, engine_job.Priority.STANDARD),
         deadline_us=_deadline_us(assign),
+        sampler=wanted.sampler,
+        tier=_TIERS.get(wanted.quality, "LOSSLESS"),
         extras=json_format.MessageToDict(wanted.extras),
         **_sizes(wanted),
     )
@@ -147,6 +154,7 @@ def usage(used: engine_job.Usage) -> money_pb2.Usage:
         images=used.images,
         pixels=used.pixels,
         media_duration_us=used.media_duration_us,
+        cached_steps=used.cached_steps,
     )
 
 
@@ -209,12 +217,14 @@ def sample(seen: nvml.DeviceSample) -> device_pb2.DeviceSample:
 
 
 def step_costs(costs: Iterable[step_cost.StepCost]) -> list[pb.StepCost]:
-    """The table as the scheduler reads it: variants of a step (editing, other weights) are one line there, the dearer."""
+    """The table as the scheduler reads it: tiers apart ("64x64 draft"); other variants of a step are one line, the dearer."""
     told: dict[tuple[str, str, bool, int], pb.StepCost] = {}
-    for cost in sorted(costs, key=lambda cost: cost.step_us):
-        model, size, guided, rows, _ = cost.shape
-        told[model, size, guided, rows] = pb.StepCost(
-            model=model, shape=size, rows=rows, step_us=cost.step_us, guided=guided
+    for cost in sorted(costs, key=lambda cost: cost.step_us * cost.share):
+        model, size, guided, rows, variant = cost.shape
+        bucket = " ".join([size, *(word for word in variant.split() if word in ("high", "draft"))])
+        step_us = max(1, round(cost.step_us * cost.share))
+        told[model, bucket, guided, rows] = pb.StepCost(
+            model=model, shape=bucket, rows=rows, step_us=step_us, guided=guided
         )
     return list(told.values())
 

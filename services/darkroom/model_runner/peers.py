@@ -81,6 +81,7 @@ class Media:
             height=output.height,
             duration_us=output.duration_us,
             seed=output.seed,
+            quality=media_pb2.QualityTier.Value(f"QUALITY_TIER_{output.tier}"),
         )
 
     @_patient

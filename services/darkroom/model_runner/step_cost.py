@@ -18,6 +18,9 @@ _SLOWER_WEIGHT = 0.02
 
 _SLOWDOWN_WEIGHT = 0.2
 
+_SHARE_WEIGHT = 0.02
+"""Of one step's share: the average is over about two generations, whose first steps reuse nothing."""
+
 _BELIEVED = 3
 """A number is believed after so many measurements: the first was perhaps a cold start, another disturbed."""
 
@@ -45,6 +48,8 @@ class StepCost(NamedTuple):
     step_us: int
     measured: int
     """Number of steps behind the average."""
+    share: float = 1.0
+    """What a step takes of it on the average: less where some steps reuse most of an earlier one."""
 
 
 class _Curve:
@@ -101,6 +106,7 @@ class Table:
     def __init__(self, costs: Iterable[StepCost] = ()) -> None:
         """Begin with what an earlier process measured."""
         self._curves: dict[Shape, _Curve] = {}
+        self._shares: dict[Shape, float] = {}
         self._slowdown = 1.0
         for cost in costs:
             self._curve(cost.shape).costs[cost.shape.rows] = cost
@@ -109,6 +115,14 @@ class Table:
         """Add one step."""
         expected_us = self._curve(shape).observe(shape, took_us, slowdown=self.slowdown)
         self._slowdown += _SLOWDOWN_WEIGHT * (took_us / max(expected_us, 1) - self._slowdown)
+
+    def observe_share(self, shape: Shape, took_us: int, *, reused: bool) -> None:
+        """Add a step of a kind whose steps may reuse; one that did says nothing of what a whole step costs."""
+        if not reused:
+            self.observe(shape, took_us)
+        curve, kind = self._curve(shape), shape._replace(rows=0)
+        share = min(took_us / max(curve.cost_us(shape.rows), 1), 1.0) if reused and curve.costs else 1.0
+        self._shares[kind] = (known := self._shares.get(kind, 1.0)) + _SHARE_WEIGHT * (share - known)
 
     @property
     def slowdown(self) -> float:
@@ -135,7 +149,11 @@ class Table:
 
     def snapshot(self) -> tuple[StepCost, ...]:
         """Return the table as it is now."""
-        return tuple(cost for curve in self._curves.values() for cost in curve.costs.values())
+        return tuple(
+            cost._replace(share=self._shares.get(kind, 1.0))
+            for kind, curve in self._curves.items()
+            for cost in curve.costs.values()
+        )
 
     def _curve(self, shape: Shape) -> _Curve:
         return self._curves.setdefault(shape._replace(rows=0), _Curve())

@@ -21,7 +21,7 @@ def model(specs: Any, monkeypatch: pytest.MonkeyPatch) -> flux.Flux:
 
 
 @torch.inference_mode()
-def made(model: flux.Flux, *jobs: Job) -> list[State]:
+def made(model: Any, *jobs: Job) -> list[State]:
     """Run the jobs, all in one batch."""
     return unets.run(model, [state for states in model.prepare(jobs) for state in states])
 
@@ -80,3 +80,18 @@ def test_drafts_of_several_lengths_and_adapters_are_each_as_alone(
     assert together[0].cached_steps > together[2].cached_steps
     for one, other in zip(together, alone, strict=True):
         assert torch.allclose(one.latents, other.latents, atol=1e-4)
+
+
+def test_the_engine_tells_what_was_made_and_what_it_spared(
+    specs: Any, make_job: Any, record: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    recorder = record([specs["true_cfg"]])
+    recorder.submit(*(make_job(tier, tier=tier, steps=60) for tier in ("LOSSLESS", "HIGH", "DRAFT")))
+    ends = dict(zip(("LOSSLESS", "HIGH", "DRAFT"), recorder.finished("LOSSLESS", "HIGH", "DRAFT"), strict=True))
+    assert {name: end.outputs[0].tier for name, end in ends.items()} == {name: name for name in ends}
+    assert ends["LOSSLESS"].usage.cached_steps == ends["HIGH"].usage.cached_steps == 0
+    assert 0 < ends["DRAFT"].usage.cached_steps < ends["DRAFT"].usage.steps == 60
+    shares = {cost.shape.variant: cost.share for cost in recorder.engine.snapshot().step_costs}
+    assert shares.keys() == {"text", "text high", "text draft"}
+    assert shares["text draft"] < shares["text"] == shares["text high"] == 1.0

@@ -93,7 +93,7 @@ class Finishing:
     def _take(self, row: Row, output: Output) -> None:
         generation = row.generation
         generation.mark("encode", now_us=self._floor.now_us())
-        generation.outputs[row.image] = output
+        generation.outputs[row.image] = output._replace(tier=row.state.tier)
         if len(generation.outputs) == len(generation.job.seeds):
             outputs = tuple(generation.outputs[image] for image in sorted(generation.outputs))
             event = Finished(generation.job.key, outputs, generation.usage(), generation.stages())

@@ -144,6 +144,8 @@ class Output(NamedTuple):
     frames: int = 1
     duration_us: int = 0
     """Of a video or a sound."""
+    tier: Tier = "LOSSLESS"
+    """In which it was made, not only asked for."""
 
 
 class Stage(NamedTuple):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from darkroom.model_runner import batch, step_cost
 from darkroom.model_runner.engine import saving
-from darkroom.model_runner.engine.floor import Floor
+from darkroom.model_runner.engine.floor import Done, Floor
 from darkroom.model_runner.engine.generation import Row
 from darkroom.model_runner.engine.state import BatchKey, State
 
@@ -66,7 +66,7 @@ def step(floor: Floor, slice_: Slice) -> Slice:
 
     moved = floor.together(rows, forward, generation_of=lambda row: row.generation, key=key(rows[0]))
     if len(tried) == 1:
-        floor.step_costs.observe(shape(batch_key, tried[0]), sum(done.share_us for done in moved))
+        _measure(floor, moved)
     for row, state, share_us in moved:
         if floor.charge(row.generation, "denoise", share_us):
             row.state, row.waiting_since_us = state, floor.now_us()
@@ -74,6 +74,15 @@ def step(floor: Floor, slice_: Slice) -> Slice:
             floor.stirred |= row.is_done
     _report(floor, [row for row, _, _ in moved])
     return slice_._replace(steps_left=slice_.steps_left - 1)
+
+
+def _measure(floor: Floor, moved: Sequence[Done[Row, State]]) -> None:
+    batch_key, took_us = moved[0].item.state.batch_key, sum(done.share_us for done in moved)
+    if batch_key.precision == "draft":
+        reused = any(done.result.cached_steps > done.item.state.cached_steps for done in moved)
+        floor.step_costs.observe_share(shape(batch_key, len(moved)), took_us, reused=reused)
+    else:
+        floor.step_costs.observe(shape(batch_key, len(moved)), took_us)
 
 
 def _report(floor: Floor, rows: Sequence[Row]) -> None:
