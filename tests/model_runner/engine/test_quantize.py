@@ -41,3 +41,22 @@ def test_a_copy_computes_nearly_the_same_and_leaves_its_original_alone() -> None
         assert torch.equal(original(given), before)
     assert copied.dtype == torch.bfloat16
     assert torch.allclose(copied.float(), before, atol=0.02)
+
+
+def test_what_is_to_stay_in_float32_stays() -> None:
+    class Rotary(torch.nn.Module):
+        _keep_in_fp32_modules = ("rope",)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.project = torch.nn.Linear(2, 2)
+            self.register_buffer("rope", torch.ones(2))
+            self.register_buffer("index", torch.ones(2, dtype=torch.int64))
+
+    copied = quantize.lighter(Rotary())
+    assert {name: tensor.dtype for name, tensor in copied.state_dict().items()} == {
+        "project.weight": torch.bfloat16,
+        "project.bias": torch.bfloat16,
+        "rope": torch.float32,
+        "index": torch.int64,
+    }

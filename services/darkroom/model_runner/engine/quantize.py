@@ -8,6 +8,7 @@ where torch's dynamic int8 made 1.4 and 1.6). Next: `tiers` has the rows of tier
 
 import copy
 import importlib.util
+import itertools
 
 import torch
 from torch import nn
@@ -26,12 +27,21 @@ def lighter(denoiser: nn.Module) -> nn.Module:
     """Return the copy, where `is_possible` says that there is one; it takes the copy's memory beside the original's."""
     made = copy.deepcopy(denoiser)
     if next(made.parameters()).device.type != "cuda":
-        return made.to(torch.bfloat16)
+        return _cast(made)
     quantization = importlib.import_module("torchao.quantization")  # an extra, for devices with fp8 arithmetic only
 
-    made = made.to(torch.bfloat16)  # torchao's fp8 products come out in it
+    made = _cast(made)  # torchao's fp8 products come out in it
     config = quantization.Float8DynamicActivationFloat8WeightConfig(granularity=quantization.PerRow())
     quantization.quantize_(made, config)
+    return made
+
+
+def _cast(made: nn.Module) -> nn.Module:
+    """Cast to bfloat16 what is not to stay in float32: Wan's rotary angles, for one, would be too coarse."""
+    kept = getattr(made, "_keep_in_fp32_modules", None) or ()
+    for name, tensor in itertools.chain(made.named_parameters(), made.named_buffers()):
+        if tensor.is_floating_point() and not any(part in name for part in kept):
+            tensor.data = tensor.data.to(torch.bfloat16)
     return made
 
 

@@ -1,5 +1,6 @@
 """The generic family makes, step by step and beside others, what each pipeline makes by itself."""
 
+import dataclasses
 import io
 import threading
 import time
@@ -15,7 +16,15 @@ from torch import Tensor
 
 from darkroom.model_runner.engine import errors
 from darkroom.model_runner.engine.families import pipeline
-from darkroom.model_runner.engine.job import AdapterUse, Job, ModelSpec
+from darkroom.model_runner.engine.job import (
+    AdapterUse,
+    Cancelled,
+    Checkpointed,
+    Job,
+    ModelSpec,
+    Progressed,
+    Suspended,
+)
 from darkroom.model_runner.engine.state import State
 from tests.model_runner.engine.families import tiny_media
 
@@ -142,6 +151,26 @@ def test_a_cancelled_generation_stops_at_its_step(families: Any, job: Any) -> No
             return
         time.sleep(0.01)
     raise AssertionError("the pipeline goes on")
+
+
+def test_an_engine_cancels_a_pipeline_at_a_step_and_hands_it_back_unsaved(models: Any, job: Any, record: Any) -> None:
+    recorder = record([models["video"]], checkpoint_interval_us=1)
+    keys = ("cancelled", "drained")
+
+    def react(event: Any) -> None:
+        if isinstance(event, Progressed) and event.job_key == "cancelled":
+            recorder.engine.cancel("cancelled")
+        elif isinstance(event, Progressed):
+            recorder.engine.drain()
+
+    recorder.react = react
+    recorder.submit(*(dataclasses.replace(job("video", steps=50), key=key) for key in keys))
+    cancelled, drained = recorder.last(*keys)
+    assert isinstance(cancelled, Cancelled)
+    assert isinstance(drained, Suspended)
+    assert drained.data is None
+    assert not any(isinstance(event, Checkpointed) for event in recorder.events)
+    assert cancelled.usage.steps < 50
 
 
 def test_what_has_begun_cannot_be_saved(families: Any, job: Any) -> None:

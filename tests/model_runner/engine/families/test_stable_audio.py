@@ -1,5 +1,6 @@
 """The stable_audio family makes what diffusers' StableAudioPipeline makes, alone and in mixed batches."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from darkroom.model_runner.engine import errors
+from darkroom.model_runner.engine import errors, quantize
 from darkroom.model_runner.engine.families import stable_audio
 from darkroom.model_runner.engine.job import Job
 from darkroom.model_runner.engine.state import State
@@ -156,6 +157,14 @@ def test_a_draft_keeps_its_cache(models: Any, pipelines: Any, sound: Any) -> Non
     (state,) = run(models["ode"], job)
     assert (state.tier, set(state.cache)) == ("DRAFT", {"first", "rest", "spent", "drift"})
     assert distance(state.latents, reference(pipelines["ode"], job)) < 1.0
+
+
+def test_tier_high_is_near(models: Any, sound: Any) -> None:
+    cpu = torch.device("cpu")
+    job = sound("ode", steps=4)
+    (state,), (high,) = run(models["ode"], job), run(models["ode"], dataclasses.replace(job, tier="HIGH"))
+    assert high.tier == ("HIGH" if quantize.is_possible(cpu, torch.float32) else "LOSSLESS")
+    assert distance(state.latents, high.latents) < 0.2
 
 
 def test_guidance_as_an_input_is_refused(folders: dict[str, Path]) -> None:

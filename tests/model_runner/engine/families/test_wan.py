@@ -1,5 +1,6 @@
 """The wan family makes what diffusers' WanPipeline and WanImageToVideoPipeline make, alone and in mixed batches."""
 
+import dataclasses
 import io
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from darkroom.model_runner.engine import errors
+from darkroom.model_runner.engine import errors, quantize
 from darkroom.model_runner.engine.families import wan
 from darkroom.model_runner.engine.job import Job
 from darkroom.model_runner.engine.state import State
@@ -175,6 +176,14 @@ def test_a_draft_keeps_its_cache_and_two_transformers_make_none(models: Any, pip
     assert distance(state.latents, reference(pipelines["text"], job)) < 1.0
     ((both,),) = models["two"].prepare([video("two", tier="DRAFT")])
     assert both.tier == "LOSSLESS"
+
+
+def test_tier_high_is_near(models: Any, video: Any) -> None:
+    cpu = torch.device("cpu")
+    job = video("image", steps=4)
+    (state,), (high,) = run(models["image"], job), run(models["image"], dataclasses.replace(job, tier="HIGH"))
+    assert high.tier == ("HIGH" if quantize.is_possible(cpu, torch.float32) else "LOSSLESS")
+    assert distance(state.latents, high.latents) < 0.2
 
 
 def test_wan_2_2_s_5b_is_refused_clearly(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import diffusers
 import torch
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
-from torch import Tensor, nn
+from torch import Tensor
 
 from darkroom.model_runner.engine import adapters, captions, embeddings, errors, samplers, step_cache, tiers
 from darkroom.model_runner.engine.job import Job, ModelSpec
@@ -63,11 +63,11 @@ class StableAudio:
         self._transformer = pipeline.transformer.eval()
         self._vae = pipeline.vae.eval()
         self._device: torch.device = pipeline.transformer.device
-        self._dtype: torch.dtype = pipeline.transformer.dtype
         self._window = self._transformer.config.sample_size
-        self._rotary = get_1d_rotary_pos_embed(
+        rotary = get_1d_rotary_pos_embed(
             pipeline.rotary_embed_dim, self._window + 1, use_real=True, repeat_interleave_real=False
         )  # one more than the latents: the lengths are a token before them
+        self._rotary = tuple(part.to(self._device) for part in rotary)
         self.samples_per_second: int = self._vae.config.sampling_rate
         self._tiers = tiers.Tiers(self._transformer)
         self.bank = adapters.Bank(self._transformer, resident_max=adapters_resident_max)
@@ -88,7 +88,7 @@ class StableAudio:
         """Predict as the rows' tier has it."""
         return self._tiers.denoise(states, self._forward)
 
-    def _forward(self, transformer: nn.Module, states: Sequence[State]) -> Predictions:
+    def _forward(self, transformer: Any, states: Sequence[State]) -> Predictions:
         """One forward over [rows, channels, window]; a guided batch stacks its negative prompts below its prompts."""
         guided = states[0].batch_key.guided
         rows = list(states) * (2 if guided else 1)
@@ -96,12 +96,13 @@ class StableAudio:
         if guided:
             texts += [state.conditioning["negative_text"] for state in states]
         latents = torch.stack([state.latents * state.plan.input_scales[state.step] for state in rows])
+        dtype = transformer.dtype  # not the resident's own in tier HIGH
         with self.bank.applied([state.adapters for state in rows]):
             predicted: Tensor = transformer(
-                latents.to(self._dtype),
+                latents.to(dtype),
                 torch.tensor([state.plan.timesteps[state.step] for state in rows], device=self._device),
-                encoder_hidden_states=torch.stack(texts),
-                global_hidden_states=torch.stack([state.conditioning["lengths"] for state in rows]),
+                encoder_hidden_states=torch.stack(texts).to(dtype),
+                global_hidden_states=torch.stack([state.conditioning["lengths"] for state in rows]).to(dtype),
                 rotary_embedding=self._rotary,
                 return_dict=False,
             )[0]

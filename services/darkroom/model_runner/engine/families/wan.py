@@ -12,7 +12,7 @@ from typing import Any
 
 import diffusers
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from darkroom.model_runner.engine import adapters, captions, embeddings, errors, pictures, samplers, step_cache, tiers
 from darkroom.model_runner.engine.job import Job, ModelSpec
@@ -174,7 +174,7 @@ class Wan:
             seen["image"] = self._pipeline.encode_image(picture, self._device)[0].to(self._dtype)
         return seen
 
-    def _forward(self, transformer: nn.Module, states: Sequence[State]) -> Predictions:
+    def _forward(self, transformer: Any, states: Sequence[State]) -> Predictions:
         guided = states[0].batch_key.guided
         rows = list(states) * (2 if guided else 1)
         texts = [state.conditioning["text"] for state in states]
@@ -182,12 +182,13 @@ class Wan:
             texts += [state.conditioning["negative_text"] for state in states]
         latents = torch.stack([_seen(state) for state in rows])
         images = [state.conditioning["image"] for state in rows if "image" in state.conditioning]
+        dtype = transformer.dtype  # not the resident's own in tier HIGH
         with self.bank.applied([state.adapters for state in rows]):
             predicted: Tensor = transformer(
-                hidden_states=latents.to(self._dtype),
+                hidden_states=latents.to(dtype),
                 timestep=torch.tensor([state.plan.timesteps[state.step] for state in rows], device=self._device),
-                encoder_hidden_states=torch.stack(texts),
-                encoder_hidden_states_image=torch.stack(images) if images else None,
+                encoder_hidden_states=torch.stack(texts).to(dtype),
+                encoder_hidden_states_image=torch.stack(images).to(dtype) if images else None,
                 return_dict=False,
             )[0]
         if not guided:
