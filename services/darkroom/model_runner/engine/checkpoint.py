@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import safetensors.torch
 import torch
+from safetensors import torch as tensor_files
 from torch import Tensor
 
 from darkroom.model_runner.engine.job import JSON, AdapterUse, Job, ModelSpec, Output, Usage
@@ -53,7 +53,7 @@ def save(images: Sequence[State | Output], usage: Usage, *, job: Job, spec: Mode
         "usage": _encode(usage, tensors),
     }
     metadata = {"darkroom": json.dumps(header), "sha256": "0" * 64}
-    data: bytes = safetensors.torch.save(tensors.by_name, metadata)
+    data: bytes = tensor_files.save(tensors.by_name, metadata)
     digest = hashlib.sha256(data).hexdigest().encode()
     return data.replace(_UNSIGNED, _UNSIGNED.replace(b"0" * 64, digest), 1)
 
@@ -64,7 +64,7 @@ def load(data: bytes, *, job: Job, spec: ModelSpec, device: torch.device) -> Sav
     for name, ours in _identity(job, spec).items():
         if header.get(name) != ours:
             raise Refused(f"the checkpoint is of another {name}")
-    tensors = {name: tensor.to(device) for name, tensor in safetensors.torch.load(data).items()}
+    tensors = {name: tensor.to(device) for name, tensor in tensor_files.load(data).items()}
     paths = {use.digest: use.path for use in job.adapters}
     images = (_decode(image, tensors, paths) for image in header["images"])
     return Saved(tuple(_on_cpu(image) for image in images), _decode(header["usage"], tensors, paths))
