@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from darkroom.model_runner.engine import errors, quantize
+from darkroom.model_runner.engine import checkpoint, errors, quantize
 from darkroom.model_runner.engine.families import stable_audio
 from darkroom.model_runner.engine.job import Job
 from darkroom.model_runner.engine.state import State
@@ -136,6 +136,22 @@ def test_the_sampler_may_be_chosen(models: Any, pipelines: Any, sound: Any) -> N
     (state,) = run(models["ode"], job)  # `sde` has the same weights, and that sampler by itself
     assert distance(state.latents, reference(pipelines["sde"], job)) <= TOLERANCE
     assert distance(state.latents, reference(pipelines["ode"], job)) > 0.1
+
+
+@torch.inference_mode()
+def test_a_saved_state_goes_on_bit_by_bit(models: Any, folders: dict[str, Path], sound: Any) -> None:
+    model, spec = models["cosine"], tiny_media.spec(folders["cosine"], family="stable_audio")
+    job = sound("cosine", steps=5, negative_prompt="noise", duration_us=5_000)
+    ((state,),) = model.prepare([job])
+    for _ in range(2):
+        (state,) = model.advance([state], model.denoise([state]))
+    data = checkpoint.save([state], tiny_media.NO_USAGE, job=job, spec=spec)
+    (again,) = checkpoint.load(data, job=job, spec=spec, device=torch.device("cpu")).images
+    assert isinstance(again, State)
+    while state.step < state.steps_total:
+        (state,) = model.advance([state], model.denoise([state]))
+        (again,) = model.advance([again], model.denoise([again]))
+    assert torch.equal(*(model.decode([end])[0] for end in (state, again)))
 
 
 @pytest.mark.parametrize(

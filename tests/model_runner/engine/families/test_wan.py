@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from darkroom.model_runner.engine import errors, quantize
+from darkroom.model_runner.engine import checkpoint, errors, quantize
 from darkroom.model_runner.engine.families import wan
 from darkroom.model_runner.engine.job import Job
 from darkroom.model_runner.engine.state import State
@@ -150,6 +150,22 @@ def test_a_second_transformer_takes_over_below_the_boundary(models: Any, video: 
     for row, single in enumerate(alone):
         assert distance(together.positive[row], single.positive[0]) <= 1e-5
         assert distance(together.negative[row], single.negative[0]) <= 1e-5
+
+
+@torch.inference_mode()
+def test_a_saved_state_goes_on_bit_by_bit(models: Any, folders: dict[str, Path], video: Any) -> None:
+    model, spec = models["image"], tiny_media.spec(folders["image"], family="wan")
+    job = video("image", steps=5, negative_prompt="noise")
+    ((state,),) = model.prepare([job])
+    for _ in range(2):
+        (state,) = model.advance([state], model.denoise([state]))
+    data = checkpoint.save([state], tiny_media.NO_USAGE, job=job, spec=spec)
+    (again,) = checkpoint.load(data, job=job, spec=spec, device=torch.device("cpu")).images
+    assert isinstance(again, State)
+    while state.step < state.steps_total:
+        (state,) = model.advance([state], model.denoise([state]))
+        (again,) = model.advance([again], model.denoise([again]))
+    assert torch.equal(*(model.decode([end])[0] for end in (state, again)))
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,10 @@ import transformers
 from diffusers.pipelines.stable_audio import StableAudioProjectionModel
 
 from darkroom.model_runner.engine import embeddings, revision
-from darkroom.model_runner.engine.job import ModelSpec
+from darkroom.model_runner.engine.job import ModelSpec, Usage
 
 TOKENS = 8
+NO_USAGE = Usage(adapters_us=0, prepare_us=0, denoise_us=0, decode_us=0, steps=0, images=0, pixels=0)
 WORDS = ("a", "red", "blue", "circle", "square", "moves", "right", "low", "high", "tone", "noise")
 
 
