@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -10,9 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from darkroom.model_runner.engine import errors
+from darkroom import catalog
+from darkroom.model_runner.engine import checkpoint, encode, errors
 from darkroom.model_runner.engine.families import flux, flux_latents
-from darkroom.model_runner.engine.job import Job, ModelSpec
+from darkroom.model_runner.engine.job import Job, ModelSpec, Usage
+from darkroom.model_runner.pocket import judge
 from tests.model_runner.engine.families import unets
 from tests.model_runner.engine.families.unets import TOLERANCE, distance, latents
 
@@ -200,3 +203,36 @@ def test_what_the_mask_keeps_is_the_picture(models: Any, parts: Any, make_job: A
 def test_refuses_what_the_model_cannot_do(models: Any, make_job: Any, model: str, changes: Any, text: str) -> None:
     with pytest.raises(errors.BadRequest, match=text):
         models[model].prepare([make_job("1", model=model, **changes)])
+
+
+def test_pocket_image_paints_a_part_anew_and_keeps_the_other(make_job: Any) -> None:
+    folder = Path(catalog.__file__).parent / "models" / "pocket-image"
+    model = unets.load(flux, dataclasses.replace(unets.spec(folder, family="flux"), name="pocket-image"))
+    shape = {"model": "pocket-image", "width": 64, "height": 64, "steps": 28, "max_sequence_length": 20, "seeds": (3,)}
+    before, after = (f"a {thing} left of a blue square on a white background" for thing in ("red circle", "green star"))
+    (first,) = painted(model, make_job("1", prompt=before, **shape))
+    source = {"source_image": encode.png(first), "mask_image": MASK, "strength": 1.0}
+    (second,) = painted(model, make_job("2", prompt=after, **shape, **source))
+    for prompt, picture in ((before, first), (after, second)):
+        assert judge.judge(prompt, unets.image(encode.png(picture))).ok
+    assert distance(first[:, :, 34:], second[:, :, 34:]) < 0.1
+
+
+def test_one_checkpoint_of_every_task_goes_on_to_the_same_latents(
+    models: Any, known: dict[str, ModelSpec], make_job: Any
+) -> None:
+    usage = Usage(adapters_us=0, prepare_us=0, denoise_us=0, decode_us=0, steps=2, images=0, pixels=0)
+    for name, (model, changes) in TASKS.items():
+        job = make_job(name, model=model, steps=5, **changes)
+        with torch.inference_mode():
+            (state,) = models[model].prepare([job])[0]
+            (state,) = models[model].advance([state], models[model].denoise([state]))
+            data = checkpoint.save([state], usage, job=job, spec=known[model])
+            back = checkpoint.load(data, job=job, spec=known[model], device=torch.device("cpu")).images[0]
+            (expected,), (found,) = (unets.run(models[model], [one]) for one in (state, back))
+        assert torch.equal(found.latents, expected.latents)
+
+
+@torch.inference_mode()
+def painted(model: flux.Flux, job: Job) -> list[Tensor]:
+    return model.decode(unets.run(model, model.prepare([job])[0]))
