@@ -3,11 +3,14 @@
 import datetime
 import json
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 
 from darkroom import client
 from darkroom.api.scheduler.v1 import generation_service_pb2 as service_pb
+from darkroom.api.scheduler.v1 import model_service_pb2 as model_pb
 from darkroom.api.types.v1 import inputs_pb2, media_pb2
 from darkroom.cli import generate
 from tests import platforms
@@ -31,9 +34,9 @@ EVERY_FLAG = {
 }
 
 
-def request_of(*flags: str) -> service_pb.CreateGenerationRequest:
+def request_of(*flags: str, kind: Any = model_pb.MODEL_KIND_IMAGE) -> service_pb.CreateGenerationRequest:
     context = generate.generate.make_context("generate", ["pocket-image", *flags])
-    return generate.request_of(context.params)
+    return generate.request_of(context.params, kind)
 
 
 def test_every_flag_reaches_the_request() -> None:
@@ -60,6 +63,31 @@ def test_every_flag_reaches_the_request() -> None:
     )
 
 
+def test_a_video_a_sound_and_a_picture_of_a_picture(tmp_path: Path) -> None:
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(b"picture")
+    source = media_pb2.MediaRef(inline=b"picture")
+    flags = ("--prompt", "x", "--size", "64x48", "--frames", "9", "--fps", "8", "--source", str(picture))
+    assert request_of(*flags, kind=model_pb.MODEL_KIND_VIDEO).video == inputs_pb2.VideoInput(
+        prompt="x", width=64, height=48, num_frames=9, frames_per_second=8, source_image=source
+    )
+    sound = request_of("--prompt", "x", "--length", "1.5s", kind=model_pb.MODEL_KIND_AUDIO)
+    assert sound.audio == inputs_pb2.AudioInput(prompt="x", duration_us=1_500_000)
+    edit = request_of("--prompt", "x", "--source", str(picture), "--mask", str(picture), "--strength", "0.5")
+    assert edit.image == inputs_pb2.ImageInput(prompt="x", source_image=source, mask_image=source, strength=0.5)
+
+
+def test_a_flag_of_another_kind_is_misuse(tmp_path: Path) -> None:
+    with pytest.raises(click.UsageError, match="--frames is of no use: pocket-image makes images"):
+        request_of("--prompt", "x", "--frames", "9")
+    with pytest.raises(click.UsageError, match="--size is of no use: pocket-image makes audio"):
+        request_of("--prompt", "x", "--size", "64x64", kind=model_pb.MODEL_KIND_AUDIO)
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(bytes(generate.PICTURE_BYTES_MAX + 1))
+    with pytest.raises(click.UsageError, match="larger than 256 KiB"):
+        request_of("--prompt", "x", "--source", str(picture))
+
+
 def test_what_is_not_given_is_left_to_the_model() -> None:
     request = request_of("--prompt", "x")
     assert request.image == inputs_pb2.ImageInput(prompt="x")
@@ -81,7 +109,6 @@ def test_what_is_not_given_is_left_to_the_model() -> None:
         ["--prompt", "x", "--deadline", "30"],
         ["--prompt", "x", "--lora", "mine"],
         ["--prompt", "x", "--out", __file__],
-        ["--prompt", "x", "--sampler", "euler"],
     ],
 )
 def test_a_flag_that_cannot_be_meant_is_misuse(tmp_path: Path, flags: list[str]) -> None:

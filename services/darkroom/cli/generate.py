@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import datetime
 import pathlib
 import uuid
 from typing import Any, NamedTuple
@@ -14,12 +15,34 @@ from darkroom import client
 from darkroom.api.billing_meter.v1 import billing_service_pb2 as billing_pb
 from darkroom.api.scheduler.v1 import generation_pb2 as generation_pb
 from darkroom.api.scheduler.v1 import generation_service_pb2 as service_pb
-from darkroom.api.types.v1 import inputs_pb2
+from darkroom.api.scheduler.v1 import model_service_pb2 as model_pb
+from darkroom.api.types.v1 import inputs_pb2, media_pb2
 from darkroom.cli import ask, parse, show
 
 EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "video/mp4": "mp4", "audio/flac": "flac"}
+PICTURE_BYTES_MAX = 256 << 10  # what a request carries itself
 POSTING_WAIT_S = 5.0  # the relay posts a charge within a fraction of a second; after this it is shown as PENDING
 POSTING_POLL_S = 0.1
+
+
+class _Kind(NamedTuple):
+    """What a kind of model makes, its request's field and message, and the flags of its own."""
+
+    name: str
+    field: str
+    message: Any
+    flags: frozenset[str]
+
+
+_KINDS = {
+    model_pb.MODEL_KIND_IMAGE: _Kind(
+        "images", "image", inputs_pb2.ImageInput, frozenset({"size", "num-images", "source", "mask", "strength"})
+    ),
+    model_pb.MODEL_KIND_VIDEO: _Kind(
+        "videos", "video", inputs_pb2.VideoInput, frozenset({"size", "frames", "fps", "source"})
+    ),
+    model_pb.MODEL_KIND_AUDIO: _Kind("audio", "audio", inputs_pb2.AudioInput, frozenset({"length"})),
+}
 
 
 class Result(NamedTuple):
@@ -40,6 +63,20 @@ class Result(NamedTuple):
 @click.option("--guidance", type=float, help="Guidance scale; 1 turns guidance off.")
 @click.option("--seed", type=int, help="Seed of the first image.")
 @click.option("--num-images", type=click.IntRange(min=1), help="Images to make; each is charged.")
+@click.option("--frames", type=click.IntRange(min=1), help="Frames of a video.")
+@click.option("--fps", type=click.IntRange(min=1), help="Frames per second of a video.")
+@click.option("--length", type=parse.DURATION, help="How long a sound is, such as 30s.")
+@click.option(
+    "--source",
+    type=click.Path(path_type=pathlib.Path, exists=True, dir_okay=False),
+    help="Picture to start from or to edit, at most 256 KiB.",
+)
+@click.option(
+    "--mask",
+    type=click.Path(path_type=pathlib.Path, exists=True, dir_okay=False),
+    help="Picture of where to edit: white is painted anew.",
+)
+@click.option("--strength", type=float, help="How far to leave the source, 0 to 1.")
 @click.option(
     "--quality", type=click.Choice(["lossless", "high", "draft"]), help="Faithfulness against time and price."
 )
@@ -55,7 +92,7 @@ class Result(NamedTuple):
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def generate(**options: Any) -> None:
     """Make media from a prompt, and show it with its reasons, times and bill."""
-    request = request_of(options)
+    request = request_of(options, ask.tenant(lambda darkroom: darkroom.model(options["model"])).kind)
     if options["only_estimate"]:
         show.estimate(ask.tenant(lambda darkroom: darkroom.estimate(request)), as_json_=options["as_json"])
         return
@@ -67,29 +104,59 @@ def generate(**options: Any) -> None:
         raise click.exceptions.Exit(1)
 
 
-def request_of(options: dict[str, Any]) -> service_pb.CreateGenerationRequest:
-    """The options as a request; what was not given is left to the model's defaults."""
-    width, height = options["size"] or (0, 0)
-    image = inputs_pb2.ImageInput(
+def request_of(
+    options: dict[str, Any], kind: "model_pb.ModelKind.ValueType" = model_pb.MODEL_KIND_IMAGE
+) -> service_pb.CreateGenerationRequest:
+    """The options as a request for what the model makes; what was not given is left to the model's defaults."""
+    made = _KINDS[kind]
+    own = _own(options)
+    for flag in own:
+        if flag not in made.flags:
+            raise click.UsageError(f"--{flag} is of no use: {options['model']} makes {made.name}")
+    wanted = made.message(
         prompt=options["prompt"],
         negative_prompt=options["negative_prompt"],
-        width=width,
-        height=height,
         steps=options["steps"],
         guidance_scale=options["guidance"],
         seed=options["seed"],
-        num_images=options["num_images"],
         sampler=options["sampler"],
         quality=show.tier_of(options["quality"]),
         adapters=[inputs_pb2.AdapterRef(adapter_id=adapter_id, scale=scale) for adapter_id, scale in options["loras"]],
+        **{name: value for fields in own.values() for name, value in fields.items()},
     )
     return service_pb.CreateGenerationRequest(
         model=options["model"],
-        image=image,
         priority=inputs_pb2.Priority.Value(f"PRIORITY_{options['priority'].upper()}"),
         deadline=options["deadline"],
         idempotency_key=options["idempotency_key"] or uuid.uuid4().hex,
+        **{made.field: wanted},
     )
+
+
+def _own(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The fields of each given flag that not all kinds of media have."""
+    width, height = options["size"] or (None, None)
+    length: datetime.timedelta | None = options["length"]
+    fields: dict[str, dict[str, Any]] = {
+        "size": {"width": width, "height": height},
+        "num-images": {"num_images": options["num_images"]},
+        "frames": {"num_frames": options["frames"]},
+        "fps": {"frames_per_second": options["fps"]},
+        "length": {"duration_us": length and length // datetime.timedelta(microseconds=1)},
+        "source": {"source_image": _picture(options["source"])},
+        "mask": {"mask_image": _picture(options["mask"])},
+        "strength": {"strength": options["strength"]},
+    }
+    return {flag: own for flag, own in fields.items() if None not in own.values()}
+
+
+def _picture(path: pathlib.Path | None) -> media_pb2.MediaRef | None:
+    if path is None:
+        return None
+    data = path.read_bytes()
+    if len(data) > PICTURE_BYTES_MAX:
+        raise click.UsageError(f"{path} is larger than {PICTURE_BYTES_MAX >> 10} KiB")
+    return media_pb2.MediaRef(inline=data)
 
 
 async def carry_out(
