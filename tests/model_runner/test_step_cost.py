@@ -114,6 +114,12 @@ def test_rows_that_slow_an_urgent_one_by_a_factor_at_most() -> None:
     assert step_cost.Table().rows_unhurried(SHAPE, 3, slower_max=2.0) == 3
 
 
+def test_costs_between_and_beyond_the_measured_ones() -> None:
+    costs = table(_2=140, _4=220)
+    assert [costs.cost_us(SHAPE._replace(rows=rows)) for rows in (1, 2, 3, 4, 8)] == [140, 140, 180, 220, 440]
+    assert step_cost.Table().cost_us(SHAPE) == 0
+
+
 def test_costs_survive_for_the_same_device_and_weights() -> None:
     costs = table(_1=100, _2=140).snapshot()
     text = step_cost.dump(costs, device="d", revisions={"pocket-image": "r"})

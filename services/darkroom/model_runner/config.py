@@ -44,7 +44,9 @@ class Config(settings.Room):
         10.0, doc="whoever has waited so long counts one priority class higher", low=0.001, high=86_400
     )
     urgent_slower_max: float = settings.field(
-        2.0, doc="how many times longer an urgent row's step may take because less urgent rows share it", low=1
+        1.5,
+        doc="how many times longer the longest urgent ones may take because less urgent ones share their steps",
+        low=1,
     )
     step_costs_path: str = settings.field(
         "", doc="file that keeps measured step costs between processes; empty: they are measured anew"

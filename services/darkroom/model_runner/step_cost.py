@@ -129,6 +129,11 @@ class Table:
         """Return how much longer steps take of late than the table says, at least 1.0."""
         return max(self._slowdown, 1.0)
 
+    def cost_us(self, shape: Shape) -> float:
+        """Return what a step of this shape takes, guessed from other numbers of rows if need be; 0 if nothing is known."""
+        curve = self._curve(shape)
+        return curve.cost_us(shape.rows) if curve.costs else 0.0
+
     def rows_worth(self, shape: Shape, available: int) -> int:
         """Return how many of `available` rows like `shape` (whose own `rows` do not count) to run together."""
         return self._curve(shape).rows_worth(available)

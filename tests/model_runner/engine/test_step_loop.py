@@ -222,12 +222,14 @@ def test_less_urgent_rows_share_an_urgent_ones_step_as_long_as_they_hardly_slow_
         step_cost.StepCost(step_cost.Shape("counting", "32x32", False, rows, "text"), us, 10)
         for rows, us in ((1, 1000), (2, 1500), (4, 2500), (8, 4500))
     ]
-    for slower_max, shared in ((1.0, 1), (2.0, 3), (9.0, 5)):
-        run = harness(costs=costs, urgent_slower_max=slower_max)
+    for steps, shared in ((4, 1), (3, 2), (1, 5)):  # in a kind whose longest one takes 4 steps
+        run = harness(costs=costs, urgent_slower_max=1.2)
         run.family.step_us = lambda rows: 500 + 500 * rows
-        run.loop.accept(job("standard", seeds=(1, 2, 3, 4)))
+        run.loop.accept(job("long", priority=Priority.INTERACTIVE))
+        run.run()
+        run.loop.accept(job("standard", seeds=(1, 2, 3, 4), steps=9))
         run.turn()
-        run.loop.accept(job("urgent", 9, priority=Priority.INTERACTIVE))
+        run.loop.accept(job("urgent", 9, priority=Priority.INTERACTIVE, steps=steps))
         (forward,) = run.turn()
         assert (forward[0], len(forward)) == (9, shared)
 

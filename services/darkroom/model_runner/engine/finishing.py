@@ -25,9 +25,10 @@ def key(row: Row) -> Hashable:
     return "decode", row.state.batch_key
 
 
-def size(floor: Floor, leader: Row, levels: Sequence[batch.Level]) -> int:
-    """Return how many rows are decoded together; `levels` are those of the leader and its companions."""
-    return floor.size(floor.decode_costs, shape(leader.state.batch_key, 0), key(leader), levels)
+def size(floor: Floor, rows: Sequence[Row], levels: Sequence[batch.Level]) -> int:
+    """Return how many of these rows are decoded together, the leader in front; `levels` say how urgent each is."""
+    alike = shape(rows[0].state.batch_key, 1)
+    return floor.size(floor.decode_costs, alike, key(rows[0]), levels, slower_max=floor.config.urgent_slower_max)
 
 
 class _Encoding(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Generic, NamedTuple, TypeVar
 import torch
 
 from darkroom.model_runner import batch, step_cost
-from darkroom.model_runner.engine import account, errors
+from darkroom.model_runner.engine import account, errors, hurry
 from darkroom.model_runner.engine.families import Family, Load
 from darkroom.model_runner.engine.generation import Busy, Generation, Row
 from darkroom.model_runner.engine.job import Ended, EngineConfig, Event, Failed, ModelSpec
@@ -58,6 +58,7 @@ class Floor:
         self.account = account.Account()
         self.tenants = account.Tenants()
         self.step_costs = step_cost.Table(costs)
+        self.hurry = hurry.Hurry(config.urgent_slower_max)
         self.decode_costs = step_cost.Table()
         self.residency = Residency(config, specs, families, pool=pool, now_us=now_us, wake=wake)
         self.generations: dict[str, Generation] = {}
@@ -80,15 +81,26 @@ class Floor:
         """Return the models of rows that still need the device."""
         return {row.model for row in self.rows if not row.is_decoded}
 
-    def size(self, costs: step_cost.Table, shape: step_cost.Shape, key: Hashable, levels: Sequence[batch.Level]) -> int:
-        """Return how many of a leader and its companions, whose levels these are, run together by the measured costs."""
+    def size(
+        self,
+        costs: step_cost.Table,
+        shape: step_cost.Shape,
+        key: Hashable,
+        levels: Sequence[batch.Level],
+        *,
+        slower_max: float,
+    ) -> int:
+        """Return how many of a leader and its companions, whose levels these are, run together by the measured costs.
+
+        Those less urgent than the leader may make it `slower_max` times longer.
+        """
         if self.now_us() >= self._short_until_us:
             self.rows_max.clear()
         available = min(len(levels), self.config.batch_rows_max, self.rows_max.get(key, len(levels)))
         return batch.share(
             levels[:available],
             rows_worth=costs.rows_worth(shape, available),
-            rows_unhurried=lambda rows: costs.rows_unhurried(shape, rows, slower_max=self.config.urgent_slower_max),
+            rows_unhurried=lambda rows: costs.rows_unhurried(shape, rows, slower_max=slower_max),
         )
 
     def device_us(self) -> int:

@@ -35,9 +35,13 @@ def shape(batch_key: BatchKey, rows: int) -> step_cost.Shape:
     return step_cost.Shape(batch_key.model, batch_key.shape, batch_key.guided, rows, variant)
 
 
-def size(floor: Floor, leader: Row, levels: Sequence[batch.Level]) -> int:
-    """Return how many rows step together; `levels` are those of the leader and its companions."""
-    return floor.size(floor.step_costs, shape(leader.state.batch_key, 0), key(leader), levels)
+def size(floor: Floor, rows: Sequence[Row], levels: Sequence[batch.Level]) -> int:
+    """Return how many of these rows step together, the leader in front; `levels` say how urgent each is."""
+    alike = shape(rows[0].state.batch_key, 1)
+    peers = [row for row, level in zip(rows, levels, strict=True) if level <= levels[0]]
+    lone_us = floor.step_costs.cost_us(alike)
+    slower_max = floor.hurry.slower_max(peers, lone_us=lone_us, now_us=floor.now_us()) if lone_us else 1.0
+    return floor.size(floor.step_costs, alike, key(rows[0]), levels, slower_max=slower_max)
 
 
 def begin(floor: Floor, rows: list[Row]) -> Slice:

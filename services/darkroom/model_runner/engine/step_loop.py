@@ -126,9 +126,9 @@ class StepLoop:
             return
         rows = [wish.row for wish in wishes if wish.row is not None]
         if row.is_done:
-            self._finishing.decode(rows[: finishing.size(self._floor, row, levels)])
+            self._finishing.decode(rows[: finishing.size(self._floor, rows, levels)])
         else:
-            slice_ = slices.begin(self._floor, rows[: slices.size(self._floor, row, levels)])
+            slice_ = slices.begin(self._floor, rows[: slices.size(self._floor, rows, levels)])
             self._slice = slices.step(self._floor, slice_)
 
     def _wishes(self) -> Iterator[_Wish]:
