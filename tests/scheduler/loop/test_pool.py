@@ -170,10 +170,11 @@ async def test_a_stale_completion_is_acknowledged_and_changes_nothing(room, tena
 
 async def test_a_broken_stream_is_no_death(room, tenant):
     async with stage.runners(room, "node-a") as [runner]:
-        runner.behaviour.step_s = 0.05
+        runner.behaviour.waits_over = "circle"
         made = await tenant.create()
         await eventually(lambda: _true(bool(runner.aboard())))
         runner.break_stream()
+        runner.behaviour.waits_over = "\0"
         done = await stage.until(tenant, made.generation_id)
         assert (done.state, done.attempts) == (stage.SUCCEEDED, 1)
         await stage.settled(room, 1)
@@ -195,7 +196,7 @@ async def test_poison_is_found_by_running_alone_and_hurts_no_neighbour(idle_room
     await idle_room.start(**stage.QUICK)
     tenant = await idle_room.tenant()
     async with stage.runners(idle_room, "node-a") as [first]:
-        first.behaviour.step_s = 0.05
+        first.behaviour.waits_over = "circle"
         first.behaviour.dies_over = "poison"
         mates = [await tenant.create() for _ in range(3)]
         await eventually(lambda: _true(len(first.aboard()) == 3))
@@ -296,54 +297,3 @@ async def _ended_or_dead(tenant, generation_id, runner):
 
 async def _drains(room):
     return await room.database.fetchval("SELECT count(*) FROM runner WHERE draining") == 1
-
-
-async def test_a_dead_runners_work_goes_on_elsewhere_from_its_newest_checkpoint(idle_room):
-    await idle_room.start(**stage.QUICK, progress_interval_s=0.05)
-    tenant = await idle_room.tenant()
-    async with stage.runners(idle_room, "node-a") as [first]:
-        first.behaviour.step_s, first.behaviour.checkpoint_steps = 0.1, 3
-        made = await tenant.create(image=stage.image(steps=50))
-        await eventually(lambda: _is(tenant, made.generation_id, lambda one: one.steps_done >= 7))
-        async with stage.runners(idle_room, "node-b") as [second]:
-            await first.die()
-            done = await stage.until(tenant, made.generation_id)
-        [assign] = second.assigned
-        step = assign.checkpoint.step
-        assert step >= 6
-        assert assign.checkpoint == results.checkpoint(first.assigned[0], step)
-        assert (done.state, done.attempts, done.resumed_step) == (stage.SUCCEEDED, 2, step)
-        one, two = await stage.decisions(tenant, made.generation_id)
-        assert (one.resumed_step, two.resumed_step, two.previous_attempt_end) == (0, step, "RUNNER_LOST")
-        assert (done.usage.steps, done.usage.gpu_time_us) == (50, 50 * results.STEP_US)
-        await stage.settled(idle_room, 1)
-    assert await idle_room.database.fetchval("SELECT checkpoint FROM generation") is None
-    forgotten = "SELECT count(*) FROM discarded_checkpoint"  # media_store is away here: they wait for it
-    assert await idle_room.database.fetchval(forgotten) == step // 3
-
-
-async def test_what_is_put_aside_goes_on_and_counts_as_no_fault(idle_room):
-    await idle_room.start(attempts_max=2, progress_interval_s=0.05)
-    tenant = await idle_room.tenant()
-    async with stage.runners(idle_room, "node-a") as [runner]:
-        runner.behaviour.step_s, runner.behaviour.checkpoint_steps = 0.05, 1
-        made = await tenant.create(image=stage.image(steps=100))
-        steps = 0
-        for attempt in (1, 2, 3):
-            await eventually(
-                lambda a=attempt, s=steps: _is(tenant, made.generation_id, lambda one: _went_on(one, a, s))
-            )
-            steps = (await tenant.get(made.generation_id)).steps_done
-            runner.suspend_all()
-        runner.behaviour.step_s = 0.0
-        done = await stage.until(tenant, made.generation_id)
-        assert (done.state, done.attempts, done.usage.steps) == (stage.SUCCEEDED, 4, 100)
-        told = await stage.decisions(tenant, made.generation_id)
-        assert [one.previous_attempt_end for one in told] == ["", *["SUSPENDED"] * 3]
-        assert [one.resumed_step for one in told] == sorted({one.resumed_step for one in told})
-        await eventually(lambda: _true(len(runner.acknowledged) == 4))
-        assert not any(assign.solo for assign in runner.assigned)
-
-
-def _went_on(one, attempt, steps):
-    return one.attempts == attempt and one.steps_done > steps and one.state == stage.RUNNING

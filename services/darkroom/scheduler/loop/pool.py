@@ -13,7 +13,7 @@ from darkroom import rpc, tokens
 from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
 from darkroom.scheduler import price
 from darkroom.scheduler.domain import fleet
-from darkroom.scheduler.loop import outcomes
+from darkroom.scheduler.loop import kept, outcomes
 from darkroom.scheduler.loop.link import Link
 from darkroom.scheduler.loop.placing import Placing
 from darkroom.scheduler.loop.roster import Aboard
@@ -46,7 +46,7 @@ class Pool:
         self._link_tasks: dict[str, asyncio.Task[None]] = {}
         self._committing: set[fleet.Key] = set()
         self._steps: dict[fleet.Key, attempts.Step] = {}
-        self._kept: dict[fleet.Key, fleet.Checkpoint] = {}  # told, and not committed yet
+        self._kept = kept.Kept(self._tenure)
         self._wake = asyncio.Event()
         self._done_s: dict[str, float] = {}  # when the rarer parts of a pass were last done
 
@@ -176,7 +176,7 @@ class Pool:
             self._note(message.progress)
             return
         if message.HasField("checkpoint"):
-            self._note_checkpoint(message.checkpoint)
+            self._kept.note(message.checkpoint)
             self._wake.set()
             return
         key = peer.key(getattr(message, str(message.WhichOneof("message"))).key)
@@ -193,19 +193,16 @@ class Pool:
             remaining_us = min(max(progress.remaining_us, 0), REMAINING_US_MAX)
             self._steps[key] = attempts.Step(key, done, remaining_us, resumed)
 
-    def _note_checkpoint(self, message: pb.Checkpoint) -> None:
-        if checkpoint := peer.checkpoint(message):
-            self._kept[checkpoint.key] = checkpoint
-
     async def _conclude(self, link: Link, key: fleet.Key, message: pb.WorkResponse) -> None:
         """Make an outcome durable, then let the runner forget it; one that is not current changes nothing."""
         if message.HasField("suspended"):
-            self._note_checkpoint(message.suspended.checkpoint)
-        if key in self._kept:
-            await self._tenure.persist(lambda: self._keep(key))
+            self._kept.note(message.suspended.checkpoint)
+        await self._tenure.persist(lambda: self._kept.commit(key))
+        step = self._steps.pop(key, None)
+        if step is not None and step.resumed_step:  # told of attempts that end soon, too
+            await self._tenure.try_(lambda: self._tenure.note([step]))
         ended = await self._tenure.persist(lambda: self._commit(key, message))
         self._committing.discard(key)
-        self._steps.pop(key, None)
         if ended is not None:
             link.send(peer.acknowledge(key))
 
@@ -221,19 +218,10 @@ class Pool:
         used = peer.usage(message.cancelled.usage)
         return await self._tenure.finish(key, outcomes.cancelled(used, charging=self._charging))
 
-    async def _keep(self, key: fleet.Key) -> bool:
-        """Commit the checkpoint that was told for an attempt; False if there is none by now, or it is not current."""
-        checkpoint = self._kept.get(key)
-        kept = checkpoint is not None and await self._tenure.keep(checkpoint)
-        if self._kept.get(key) is checkpoint:
-            self._kept.pop(key, None)
-        return kept
-
     # what others see
 
     async def _publish(self) -> None:
-        for key in list(self._kept):
-            await self._keep(key)
+        await self._kept.commit_all()
         if self._steps and self._due_again("progress", self._config.progress_interval_s):
             steps, self._steps = list(self._steps.values()), {}
             await self._tenure.note(steps)
