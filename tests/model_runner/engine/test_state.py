@@ -27,5 +27,5 @@ def test_a_state_holds_nothing_but_tensors_and_numbers(specs: Any, make_job: Any
 
 
 def test_a_size_has_a_name() -> None:
-    sizes = [(64, 64), (832, 480, 81), (44_100,)]
-    assert [BatchKey("m", "text", size, 1, False).shape for size in sizes] == ["64x64", "832x480x81", "44100"]
+    sizes = [(64, 64), (832, 480, 81), ()]
+    assert [BatchKey("m", "text", size, 1, False).shape for size in sizes] == ["64x64", "832x480x81", "window"]
