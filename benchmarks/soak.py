@@ -24,6 +24,7 @@ import diffusers
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from darkroom import client, errors
+from darkroom.api.scheduler.v1 import fleet_service_pb2 as fleet_pb
 from darkroom.api.scheduler.v1 import generation_pb2
 from darkroom.api.scheduler.v1 import generation_service_pb2 as service_pb
 from darkroom.api.types.v1 import inputs_pb2
@@ -38,7 +39,6 @@ CANCELLED_SHARE = 0.5
 SIDES_PX, STEPS = (64, 96, 128), (1, 4, 8, 28)
 GROWTH_MAX = 0.05
 ROOMS = ("scheduler", "lora_store", "media_store", "billing_meter", "model_runner")
-ENDED = client.FINAL_STATES
 
 
 class Sample(NamedTuple):
@@ -103,6 +103,15 @@ class Crowd:
         )
 
 
+class Soaked(NamedTuple):
+    """What a soak leaves."""
+
+    samples: list[Sample]
+    crowd: Crowd
+    stuck: int
+    verdict: str
+
+
 def main() -> None:
     """Soak, then look at what is left."""
     options = _report.arguments(__doc__)
@@ -110,7 +119,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="darkroom-soak-") as folder:
         files = _adapter_files(pathlib.Path(folder))
         with platforms.running(pathlib.Path(folder) / "home") as platform:
-            samples, crowd, stuck = asyncio.run(soak(platform, files, seconds=seconds))
+            samples, crowd, stuck, verdict = asyncio.run(soak(platform, files, seconds=seconds))
     growths = {room: growth(samples, room, seconds=seconds) for room in ROOMS}
     states = [generation_pb2.GenerationState.Name(shot.generation.state) for shot in crowd.shots]
     counts = {
@@ -129,13 +138,11 @@ def main() -> None:
     ]
     title = f"memory of each room over {seconds} s, growth at most {GROWTH_MAX:.0%}"
     books = [{"figure": name, "value": value} for name, value in figures.items()]
-    _report.finish(options.json, name="soak", figures=figures, tables={title: rows, "all": books})
+    _report.finish(options.json, name="soak", figures=figures, tables={title: rows, "all": books}, notes=verdict)
 
 
-async def soak(
-    platform: platforms.Platform, files: Sequence[pathlib.Path], *, seconds: float
-) -> tuple[list[Sample], Crowd, int]:
-    """Let the crowd at the platform; AssertionError if a bill is wrong. Returns the samples and what never ended."""
+async def soak(platform: platforms.Platform, files: Sequence[pathlib.Path], *, seconds: float) -> Soaked:
+    """Let the crowd at the platform, then look at its books."""
     tenant = await load.new_tenant(platform, "soak")
     async with platform.tenant(tenant.api_key) as darkroom:
         started_s = time.monotonic()
@@ -147,14 +154,16 @@ async def soak(
                     callers.create_task(crowd.call(number))
                 callers.create_task(crowd.push(files))
             watching.cancel()
-        everything = [each async for each in darkroom.all()]
-        stuck = sum(each.state not in ENDED for each in everything)
-        stuck += sum(runner.attempts for runner in await _settled(platform))
-        await load.audit(platform, tenant, crowd.shots)
-    return samples, crowd, stuck
+        stuck = len([each async for each in darkroom.all() if each.state not in client.FINAL_STATES])
+        stuck += sum(runner.generations for runner in await _settled(platform))
+        try:
+            await load.audit(platform, tenant, crowd.shots)
+        except AssertionError as error:
+            return Soaked(samples, crowd, stuck, f"the books are wrong: {error}")
+    return Soaked(samples, crowd, stuck, "every bill and every sum of the ledger is right")
 
 
-async def _settled(platform: platforms.Platform) -> list[object]:
+async def _settled(platform: platforms.Platform) -> list[fleet_pb.Runner]:
     """The runners, once their last heartbeats are in."""
     await asyncio.sleep(2)
     async with platform.operator() as operator:
