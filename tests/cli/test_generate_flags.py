@@ -140,6 +140,20 @@ def test_one_that_was_cancelled_exits_with_1(darkroom: Darkroom, platform: platf
     assert told["paths"] == []
 
 
+def test_an_estimate_makes_nothing(darkroom: Darkroom, tmp_path: Path) -> None:
+    told = darkroom("generate", "pocket-image", "--prompt", "x", *QUICK, "--estimate", "--json").json
+    assert told["steps_total"] > 0
+    assert told["accelerators"][0]["accelerator"]
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_a_draft_is_made_and_billed_as_one(darkroom: Darkroom) -> None:
+    flags = ("--prompt", "a red circle on a white background", "--steps", "28", "--quality", "draft", "--json")
+    told = darkroom("generate", "pocket-image", *flags).json
+    assert told["generation"]["artifacts"][0]["quality"] == told["charge"]["quality"] == "QUALITY_TIER_DRAFT"
+    assert int(told["charge"]["usage"]["cached_steps"]) > 0
+
+
 def test_files_go_where_they_are_told(darkroom: Darkroom, tmp_path: Path) -> None:
     flags = ("--prompt", "x", *QUICK, "--num-images", "2", "--out", "new/folder", "--json")
     told = darkroom("generate", "pocket-image", *flags).json

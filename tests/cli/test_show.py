@@ -9,7 +9,7 @@ from google.protobuf import timestamp_pb2
 from darkroom.api.billing_meter.v1 import billing_service_pb2 as billing_pb
 from darkroom.api.scheduler.v1 import generation_pb2
 from darkroom.api.scheduler.v1 import generation_service_pb2 as service_pb
-from darkroom.api.types.v1 import money_pb2
+from darkroom.api.types.v1 import media_pb2, money_pb2
 from darkroom.cli import show
 
 ID = "gen_" + "0" * 32
@@ -138,3 +138,29 @@ def test_a_picture_is_drawn_two_pixels_a_cell(tmp_path: Path, monkeypatch: pytes
 def test_no_picture_is_drawn_into_a_pipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     show.picture(tmp_path / "not-even-there.png")
     assert capsys.readouterr().out == ""
+
+
+def test_a_bill_tells_how_it_was_made(capsys: pytest.CaptureFixture[str]) -> None:
+    usage = money_pb2.Usage(gpu_time_us=1_000_000, steps=28, cached_steps=17)
+    posted = billing_pb.CHARGE_STATE_POSTED
+    show.bill(billing_pb.Charge(state=posted, usage=usage, amount=usd(1), quality=media_pb2.QUALITY_TIER_DRAFT))
+    assert "1.000000 GPU-seconds used, 17 of 28 steps reused, made draft; POSTED" in capsys.readouterr().out
+
+
+def test_tiers_by_name() -> None:
+    assert show.tier_of(None) == media_pb2.QUALITY_TIER_UNSPECIFIED
+    assert show.tier_of("high") == media_pb2.QUALITY_TIER_HIGH
+    assert [show.tier_name(tier) for tier in media_pb2.QualityTier.values()] == ["", "lossless", "high", "draft"]
+
+
+def test_an_estimate_tells_each_kind_of_accelerator(capsys: pytest.CaptureFixture[str]) -> None:
+    kind = service_pb.AcceleratorEstimate(accelerator="cpu", work_us=1_500_000, price=usd(5), measured=True)
+    told = service_pb.EstimateGenerationResponse(
+        price_max=usd(10**9), wait_us=2_000_000, steps_total=28, memory_bytes=64_000_000, accelerators=[kind]
+    )
+    show.estimate(told, as_json_=False)
+    first, _, line = capsys.readouterr().out.splitlines()
+    assert first == "28 steps, 0.06 GB, at most 1.000000000 USD; starts in about 2.0 s"
+    assert line.split() == ["cpu", "1.50", "0.00", "0.000000005", "USD", "True"]
+    show.estimate(service_pb.EstimateGenerationResponse(), as_json_=False)
+    assert "no runner serves it now" in capsys.readouterr().out

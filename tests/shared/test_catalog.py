@@ -95,6 +95,9 @@ def test_entries_come_by_name(tmp_path):
         ("limits.pixels_max", 4095, "pixels_max"),
         ("limits.num_images", None, "limits.num_images is missing"),
         ("limits.duration_us", {"min": 1, "max": 2}, "limits.duration_us is of no use to image"),
+        ("samplers", "flow_euler", "samplers must be a list"),
+        ("samplers", [1], r"samplers\[0\] must be of type str"),
+        ("qualities", ["BEST"], r"qualities\[0\] must be one of LOSSLESS, HIGH, DRAFT"),
         ("source_image", "maybe", "source_image must be one of none, optional, required"),
     ],
 )
@@ -145,3 +148,12 @@ def test_a_sound_has_a_length_and_no_size(tmp_path):
     _write(tmp_path, {**GOOD, "kind": "audio", "limits": limits, "defaults": defaults})
     (entry,) = catalog.load(tmp_path).values()
     assert entry.limits.duration_us.max == 47_000_000
+
+
+def test_samplers_and_tiers_are_lists_and_lossless_is_offered_by_all(tmp_path):
+    _write(tmp_path, GOOD)
+    (entry,) = catalog.load(tmp_path).values()
+    assert (entry.samplers, entry.qualities) == ((), ("LOSSLESS",))
+    _write(tmp_path, {**GOOD, "samplers": ["ddim", "euler"], "qualities": ["LOSSLESS", "DRAFT"]})
+    (entry,) = catalog.load(tmp_path).values()
+    assert (entry.samplers, entry.qualities) == (("ddim", "euler"), ("LOSSLESS", "DRAFT"))

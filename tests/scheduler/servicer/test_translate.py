@@ -4,6 +4,7 @@ from pathlib import Path
 
 from darkroom import catalog, pricing
 from darkroom.api.scheduler.v1 import generation_pb2
+from darkroom.api.types.v1 import media_pb2
 from darkroom.scheduler.domain import generation as domain
 from darkroom.scheduler.servicer import translate
 from tests.scheduler import conftest, test_history
@@ -48,3 +49,9 @@ def test_states_go_both_ways() -> None:
 
 def test_runners_are_told_with_a_model(catalog_dir: Path) -> None:
     assert translate.model(catalog.load(catalog_dir)[conftest.MODEL], runners=3).runners == 3
+
+
+def test_what_a_model_offers_is_told(catalog_dir: Path) -> None:
+    told = translate.model(catalog.load(catalog_dir)[conftest.MODEL], runners=0)
+    assert list(told.samplers) == ["flow_euler", "unipc"]
+    assert list(told.qualities) == [media_pb2.QUALITY_TIER_LOSSLESS, media_pb2.QUALITY_TIER_DRAFT]
