@@ -45,3 +45,9 @@ def test_shape(size, name):
 )
 def test_completion(changes, predicted_us):
     assert predict.completion_us(JOB, with_(RUNNER, **changes)) == predicted_us
+
+
+@pytest.mark.parametrize(("kept", "accepted_us", "measured_us"), [(0, 5_000, 3_000), (4, 3_000, 1_800), (99, 0, 0)])
+def test_steps_that_a_checkpoint_keeps_are_no_work(kept, accepted_us, measured_us):
+    job, measured = with_(JOB, steps_kept=kept), with_(RUNNER, step_us={("m", "64x64"): 300})
+    assert (predict.work_us(job, RUNNER), predict.work_us(job, measured)) == (accepted_us, measured_us)

@@ -34,7 +34,7 @@ def measured(size: str, *, guided: bool) -> str:
 def work_us(job: fleet.Job, runner: fleet.Runner) -> int:
     """Accelerator time of the steps left to do there: measured if the runner knows the shape, else as accepted."""
     step_us = runner.step_us.get((job.model, job.shape))
-    steps_left = job.steps_total - job.steps_kept
+    steps_left = max(job.steps_total - job.steps_kept, 0)
     return job.work_us * steps_left // max(job.steps_total, 1) if step_us is None else step_us * steps_left
 
 

@@ -185,6 +185,14 @@ def test_another_schema_is_refused(job: Job, specs: dict[str, ModelSpec], monkey
         checkpoint.load(data, job=job, spec=specs["true_cfg"], device=CPU)
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_what_can_only_fail_again_is_refused(job: Job, specs: dict[str, ModelSpec], number: float) -> None:
+    broken = state(job, latents=torch.full((4, 6), number))
+    data = checkpoint.save([state(job), broken], USAGE, job=job, spec=specs["true_cfg"])
+    with pytest.raises(checkpoint.Refused, match="NaN"):
+        checkpoint.load(data, job=job, spec=specs["true_cfg"], device=CPU)
+
+
 def test_damage_is_always_refused(job: Job, specs: dict[str, ModelSpec]) -> None:
     data = checkpoint.save([state(job), PNG], USAGE, job=job, spec=specs["true_cfg"])
     damaged = [bytes(0), bytes(8), b"\xff" * 8 + data[8:], data + b"\0", hashlib.sha256(data).digest()]

@@ -201,6 +201,7 @@ async def test_poison_is_found_by_running_alone_and_hurts_no_neighbour(idle_room
         mates = [await tenant.create() for _ in range(3)]
         await eventually(lambda: _true(len(first.aboard()) == 3))
         poison = await tenant.create(image=stage.image("a poison circle"))
+        await eventually(lambda: _true(first.dead))
         deaths = 1
         while (await tenant.get(poison.generation_id)).state not in stage.FINAL:
             async with stage.runners(idle_room, f"node-{deaths}") as [runner]:

@@ -3,7 +3,7 @@ import datetime
 
 import pytest
 
-from darkroom import pricing
+from darkroom import ids, pricing
 from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
 from darkroom.api.scheduler.v1 import generation_service_pb2
 from darkroom.api.types.v1 import inputs_pb2, money_pb2
@@ -51,11 +51,14 @@ def test_without_a_deadline_none_is_sent():
 
 def test_an_assignment_says_where_to_go_on():
     used = dataclasses.asdict(pricing.Quantities(gpu_time_us=5, steps=4))
-    kept = fleet.Checkpoint(KEY._replace(attempt=1), "med_1", 4, used)
+    kept = fleet.Checkpoint(KEY._replace(attempt=1), ids.new("med"), 4, used)
     message = peer.assign(begun()._replace(checkpoint=kept), capability="token").assign
     assert peer.checkpoint(message.checkpoint) == kept
     assert not peer.assign(begun(), capability="token").assign.HasField("checkpoint")
-    assert peer.checkpoint(pb.Checkpoint(key=message.key, step=4)) is None
+    for nowhere in ("", "med_\0", ids.new("gen")):
+        assert peer.checkpoint(pb.Checkpoint(key=message.key, step=4, media_id=nowhere)) is None
+    backwards = pb.Checkpoint(key=message.checkpoint.key, step=-4, media_id=kept.media_id)
+    assert peer.checkpoint(backwards) == kept._replace(step=0, usage=dataclasses.asdict(pricing.Quantities()))
 
 
 def test_cancels_and_acknowledgements_name_the_attempt():

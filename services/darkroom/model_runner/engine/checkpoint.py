@@ -33,7 +33,7 @@ _SIGNED = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 
 
 class Refused(Exception):
-    """The file is damaged, or is not for this job, model revision or release; the text says which."""
+    """The file is damaged or of no use, or is not for this job, model revision or release; the text says which."""
 
 
 class Saved(NamedTuple):
@@ -66,8 +66,10 @@ def load(data: bytes, *, job: Job, spec: ModelSpec, device: torch.device) -> Sav
             raise Refused(f"the checkpoint is of another {name}")
     tensors = {name: tensor.to(device) for name, tensor in tensor_files.load(data).items()}
     paths = {use.digest: use.path for use in job.adapters}
-    images = (_decode(image, tensors, paths) for image in header["images"])
-    return Saved(tuple(_on_cpu(image) for image in images), _decode(header["usage"], tensors, paths))
+    images = tuple(_on_cpu(_decode(image, tensors, paths)) for image in header["images"])
+    if not all(torch.isfinite(image.latents).all() for image in images if isinstance(image, State)):
+        raise Refused("the checkpoint holds NaN or infinity")
+    return Saved(images, _decode(header["usage"], tensors, paths))
 
 
 def _identity(job: Job, spec: ModelSpec) -> dict[str, str]:

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 from collections.abc import AsyncIterator, Callable
 
-from darkroom import pricing, rpc
+from darkroom import ids, pricing, rpc
 from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
 from darkroom.api.model_runner.v1 import runner_service_pb2_grpc
 from darkroom.api.scheduler.v1 import generation_service_pb2
@@ -87,8 +87,10 @@ def key(message: pb.AttemptKey) -> fleet.Key:
 
 
 def checkpoint(message: pb.Checkpoint) -> fleet.Checkpoint | None:
-    """Read where an attempt can be gone on with; None if the runner names no place."""
-    if not message.media_id:
+    """Read where an attempt can be gone on with; None if the runner names no place, or one that cannot be."""
+    try:
+        ids.check(message.media_id, "med")
+    except ValueError:
         return None
     used = dataclasses.asdict(usage(message.usage))
     return fleet.Checkpoint(key(message.key), message.media_id, max(message.step, 0), used)
