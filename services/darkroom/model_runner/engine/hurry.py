@@ -13,8 +13,8 @@ from darkroom.model_runner.engine.state import BatchKey
 _SLOWER_MAX = 4.0
 """A short one's step is never slowed by more: simulated, more helped nobody's 95th percentile."""
 
-_FORGET = 0.999
-"""Of the longest one's time, at each step: what has not been seen for 1,000 steps counts a third."""
+_FORGET = 0.9999
+"""Of the longest one's time, at each step: what has not been seen for 10,000 steps counts a third."""
 
 
 class Hurry:
