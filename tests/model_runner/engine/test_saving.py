@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from darkroom.model_runner.engine.job import Checkpointed, Finished, Started, Suspended
+from darkroom.model_runner.engine.job import Checkpointed, Finished, Priority, Started, Suspended
 from tests.model_runner.engine.harness import Harness, job
 
 
@@ -66,6 +66,29 @@ def test_a_file_of_another_job_is_refused_and_it_begins_anew(harness: Any) -> No
     for key in ("seed", "model", "damaged"):
         assert other.of(key)[0].resumed_step == 0
         assert other.end(key).usage.steps == 4
+
+
+def test_who_is_more_urgent_gets_the_memory_and_each_makes_way_once(harness: Any) -> None:
+    run = harness(memory_bytes_max=1)
+    slow = job("slow", steps=10, priority=Priority.BATCH)
+    run.loop.accept(slow)
+    run.turn(5)
+    run.loop.accept(job("peer", model="other", priority=Priority.BATCH))
+    run.turn(2)
+    assert "slow" in run.loop._floor.generations  # a peer waits for the memory
+    run.loop.accept(job("urgent", model="other", priority=Priority.INTERACTIVE))
+    run.run()
+    suspended = run.end("slow")
+    assert isinstance(suspended, Suspended)
+    assert 0 < suspended.usage.steps < 10
+    assert [type(run.end(key)) for key in ("urgent", "peer")] == [Finished, Finished]
+    run.loop.accept(dataclasses.replace(slow, key="again", checkpoint=suspended.data))
+    run.turn(4)
+    run.loop.accept(job("urgent too", model="other", priority=Priority.INTERACTIVE))
+    run.run()
+    assert isinstance(run.end("again"), Finished)
+    assert run.end("again").usage.steps == 10
+    assert isinstance(run.end("urgent too"), Finished)
 
 
 def test_who_runs_long_is_saved_from_time_to_time(harness: Any) -> None:

@@ -49,6 +49,30 @@ def suspend(floor: Floor, generation: Generation) -> None:
     floor.end(generation, Suspended(generation.job.key, data, generation.usage()))
 
 
+def make_way(floor: Floor, urgent: Generation) -> bool:
+    """Put generations aside whose models leave no room for a more urgent one's; whether any was.
+
+    Each is put aside once at most, and after a step at least, so that all of them come to their end.
+    """
+    model, in_use = urgent.job.model, floor.models_in_use()
+    aboard = {
+        other: {row.generation for row in floor.rows if row.model == other and not row.is_decoded} for other in in_use
+    }
+    yielding = [other for other in in_use if all(_yields(each, urgent) for each in aboard[other])]
+    if not yielding or not floor.residency.can_load(model, in_use=in_use.difference(yielding)):
+        return False
+    for other in sorted(yielding):
+        if not floor.residency.can_load(model, in_use=floor.models_in_use()):
+            for generation in aboard[other]:
+                suspend(floor, generation)
+    return True
+
+
+def _yields(generation: Generation, urgent: Generation) -> bool:
+    job = generation.job
+    return job.priority > urgent.job.priority and job.checkpoint is None and generation.steps_done > 0
+
+
 def is_due(floor: Floor, generation: Generation) -> bool:
     """Whether it has run for so long since it was last saved that it should be again."""
     interval_us = floor.config.checkpoint_interval_us

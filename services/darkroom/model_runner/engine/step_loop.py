@@ -113,6 +113,8 @@ class StepLoop:
             if floor.residency.can_load(model, in_use=floor.models_in_use()):
                 admission.load(floor, wishes[leader].generation)
                 return True
+            if saving.make_way(floor, wishes[leader].generation):
+                return True
         return False
 
     def _do(self, wishes: Sequence[_Wish]) -> None:
@@ -173,4 +175,6 @@ class StepLoop:
             adapters=floor.residency.adapters,
             step_costs=floor.step_costs.snapshot(),
             slowdown=floor.step_costs.slowdown,
+            texts_remembered=floor.residency.embeddings.hits,
+            texts_encoded=floor.residency.embeddings.misses,
         )
