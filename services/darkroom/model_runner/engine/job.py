@@ -247,7 +247,7 @@ class Checkpointed:
 
 @dataclass(frozen=True)
 class Suspended:
-    """The generation was ended by `drain`, to be gone on with elsewhere."""
+    """The generation was ended by `drain`, or for a more urgent one's memory, to be gone on with elsewhere."""
 
     job_key: str
     data: bytes | None
@@ -278,3 +278,7 @@ class Snapshot:
     step_costs: tuple[StepCost, ...]
     slowdown: float
     """How much longer steps take of late than the table says, at least 1.0."""
+    texts_remembered: int = 0
+    """Texts whose embeddings were there already when they were wanted."""
+    texts_encoded: int = 0
+    """Texts whose embeddings were not."""
