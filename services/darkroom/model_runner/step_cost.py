@@ -60,26 +60,34 @@ class _Curve:
         self.steps = 0
         self._seen_at: dict[int, int] = {}
 
-    def observe(self, shape: Shape, took_us: int, *, slowdown: float) -> int:
-        """Add a measurement; return what was expected, or would have been, were the device not as slow as of late."""
+    def observe(self, shape: Shape, took_us: int, *, slowdown: float) -> float:
+        """Add a measurement; return how much slower than expected it was.
+
+        A trial counts as what it would have been, were the device not as slow as of late: else the few of a size
+        that is seldom run would look worse beside the many of another. For the same reason it says nothing of slowness.
+        """
+        trial = self.is_trial(shape.rows)
         self.steps += 1
         self._seen_at[shape.rows] = self.steps
-        known = self.costs.get(shape.rows) or StepCost(shape, max(round(took_us / slowdown), 1), 0)
-        step_us = known.step_us + _weight(known, took_us) * (took_us - known.step_us)
-        self.costs[shape.rows] = StepCost(shape, max(round(step_us), 1), known.measured + 1)
-        return known.step_us
+        step_us = took_us / slowdown if trial else took_us
+        known = self.costs.get(shape.rows) or StepCost(shape, max(round(step_us), 1), 0)
+        average_us = known.step_us + _weight(known, step_us) * (step_us - known.step_us)
+        self.costs[shape.rows] = StepCost(shape, max(round(average_us), 1), known.measured + 1)
+        return slowdown if trial else took_us / known.step_us
 
     def rows_worth(self, available: int) -> int:
         """Return how many of `available` rows to run together."""
         if self.is_trial(1):
             return 1
-        lone_us, good, bad = self.costs[1].step_us, 1, 0
+        lone_us, good, bad, smaller = self.costs[1].step_us, 1, 0, 1
         for rows in sorted(self.costs)[1:]:
             longer_us = self.costs[rows].step_us - self.costs[good].step_us
             if longer_us < (rows - good) * lone_us:
-                good, bad = rows, 0
+                good, bad, smaller = rows, 0, good
             elif self.costs[rows].measured >= _BELIEVED and not self._is_stale(rows):
                 bad = bad or rows
+        if self._is_stale(smaller):
+            return min(available, smaller)
         return min(available, good if bad else good * 2)
 
     def cost_us(self, rows: int) -> float:
@@ -113,8 +121,8 @@ class Table:
 
     def observe(self, shape: Shape, took_us: int) -> None:
         """Add one step."""
-        expected_us = self._curve(shape).observe(shape, took_us, slowdown=self.slowdown)
-        self._slowdown += _SLOWDOWN_WEIGHT * (took_us / max(expected_us, 1) - self._slowdown)
+        slower = self._curve(shape).observe(shape, took_us, slowdown=self.slowdown)
+        self._slowdown += _SLOWDOWN_WEIGHT * (slower - self._slowdown)
 
     def observe_share(self, shape: Shape, took_us: int, *, reused: bool) -> None:
         """Add a step of a kind whose steps may reuse; one that did says nothing of what a whole step costs."""
@@ -164,8 +172,8 @@ class Table:
         return self._curves.setdefault(shape._replace(rows=0), _Curve())
 
 
-def _weight(known: StepCost, took_us: int) -> float:
-    if took_us >= known.step_us:
+def _weight(known: StepCost, step_us: float) -> float:
+    if step_us >= known.step_us:
         return _SLOWER_WEIGHT
     return _FASTER_WEIGHT if known.measured >= _BELIEVED else 1.0
 
