@@ -16,10 +16,11 @@ from typing import NamedTuple
 
 import grpc
 import torch
+from opentelemetry import metrics
 
 from darkroom import catalog, errors, ids, rpc, tokens
 from darkroom.api.model_runner.v1 import runner_service_pb2_grpc
-from darkroom.model_runner import aboard, choose, messages, nvml, peers, servicer
+from darkroom.model_runner import aboard, choose, messages, meters, nvml, peers, servicer
 from darkroom.model_runner.config import Config
 from darkroom.model_runner.domain import Identity
 from darkroom.model_runner.engine import engine as engine_thread
@@ -67,6 +68,7 @@ async def _open(config: Config, stack: contextlib.AsyncExitStack) -> _Runner:
     stack.callback(sampler.close)
     engine = bridge.Bridge(_starter(config, device.computing, entries, sampler.identity))
     stack.push_async_callback(engine.close)
+    meters.observe(metrics.get_meter("darkroom.model_runner"), engine.engine.snapshot)
     await engine.warm(entries[name] for name in config.preload)
     scheduler, loras, media = [
         await stack.enter_async_context(_channel(config, address))

@@ -92,6 +92,9 @@ def test_the_engine_tells_what_was_made_and_what_it_spared(
     assert {name: end.outputs[0].tier for name, end in ends.items()} == {name: name for name in ends}
     assert ends["LOSSLESS"].usage.cached_steps == ends["HIGH"].usage.cached_steps == 0
     assert 0 < ends["DRAFT"].usage.cached_steps < ends["DRAFT"].usage.steps == 60
-    shares = {cost.shape.variant: cost.share for cost in recorder.engine.snapshot().step_costs}
+    seen = recorder.engine.snapshot()
+    assert seen.texts_encoded + seen.texts_remembered == 6
+    assert seen.texts_encoded in (2, 4, 6)  # by how many were prepared at once
+    shares = {cost.shape.variant: cost.share for cost in seen.step_costs}
     assert shares.keys() == {"text", "text high", "text draft"}
     assert shares["text draft"] < shares["text"] == shares["text high"] == 1.0

@@ -48,7 +48,8 @@ class Residency:
         self._pool = pool
         self._now_us = now_us
         self._wake = wake
-        self._embeddings = embeddings.Cache(bytes_max=config.embeddings_bytes_max)
+        self.embeddings = embeddings.Cache(bytes_max=config.embeddings_bytes_max)
+        """What the text encoders of all its models said."""
         self._digests: dict[str, Future[str]] = {}
         self._resident: dict[str, _Resident] = {}
         self.load_us: dict[str, int] = {}
@@ -155,7 +156,7 @@ class Residency:
                 device=torch.device(self._config.device),
                 dtype=getattr(torch, self._config.dtype),
                 adapters_resident_max=self._config.adapters_resident_max,
-                embeddings=self._embeddings.of(spec.revision),
+                embeddings=self.embeddings.of(spec.revision),
             )
         except Exception as error:
             known = errors.translate(error)

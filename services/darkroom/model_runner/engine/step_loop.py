@@ -50,7 +50,15 @@ class StepLoop:
         self._config = config
         self._on_event = on_event
         self._floor = Floor(
-            config, specs, self._emit, families=families, pool=pool, now_us=now_us, wake=wake, costs=costs
+            config,
+            specs,
+            self._emit,
+            families=families,
+            pool=pool,
+            now_us=now_us,
+            wake=wake,
+            put_aside=lambda generation: saving.suspend(self._floor, generation),
+            costs=costs,
         )
         self._finishing = finishing.Finishing(self._floor)
         self._slice: slices.Slice | None = None
