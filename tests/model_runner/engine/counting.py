@@ -72,6 +72,8 @@ class Counting:
         self.decoded: list[list[int]] = []
         self.broken: dict[int, Exception] = {}
         self.batch_max = 1000
+        self.is_short: Callable[[], bool] = lambda: False
+        """Whether the device has no memory for anything."""
         self.clock = Clock()
         self.step_us: Callable[[int], int] = lambda rows: 1000 + 10 * rows
         """How long a step takes, by its rows: batches pay off."""
@@ -92,7 +94,7 @@ class Counting:
         """Fail for a seed in `broken`, and for batches larger than `batch_max`, as a device without memory does."""
         self.forwards.append([state.seed for state in states])
         self.clock.work(self.step_us(len(states)))
-        if len(states) > self.batch_max:
+        if len(states) > self.batch_max or self.is_short():
             raise torch.OutOfMemoryError("CUDA out of memory")
         for state in states:
             if state.seed in self.broken:

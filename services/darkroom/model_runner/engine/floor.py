@@ -48,12 +48,14 @@ class Floor:
         pool: Executor,
         now_us: Callable[[], int],
         wake: Callable[[], None],
+        put_aside: Callable[[Generation], None],
         costs: Sequence[step_cost.StepCost],
     ) -> None:
         self.config = config
         self.emit = on_event
         self.pool = pool
         self.now_us = now_us
+        self.put_aside = put_aside  # saves a generation and ends it
         self.wake = wake  # from any thread: there is something to collect
         self.account = account.Account()
         self.tenants = account.Tenants()
@@ -130,7 +132,8 @@ class Floor:
     ) -> list[Done[Item, Result]]:
         """Do the work for all items at once; where it fails, for fewer, so that each item that fails does so alone.
 
-        Where memory was short, idle models leave, two halves are tried, and later batches of this `key` are as small.
+        Where memory was short, idle models leave, two halves are tried, and later batches of this `key` are as small; for
+        one alone, the least urgent other generation leaves too.
         """
         items = [item for item in items if self.is_live(generation_of(item))]
         if not items:
@@ -139,21 +142,46 @@ class Floor:
         if error is None:
             return done
         self.stirred = True
-        parts = [[item] for item in items]
-        if isinstance(errors.translate(error), errors.OutOfMemory):
-            self.relieve(besides=generation_of(items[0]).job.model)
-            half = -(-len(items) // 2)
-            self.rows_max[key] = min(half, self.rows_max.get(key, half))
-            self._short_until_us = self.now_us() + _SHORT_US
-            parts = [list(items[:half]), list(items[half:])]
-            if len(items) == 1:
-                done, error = self._try(items, work)
+        short = isinstance(errors.translate(error), errors.OutOfMemory)
         if len(items) == 1:
-            if error is not None:
-                self.fail(generation_of(items[0]), error)
-            return done
+            generation = generation_of(items[0])
+            return self._once_more(items, work, generation) if short else self._give_up(generation, error)
         _log.warning("work for %d together failed (%s); fewer are tried", len(items), type(error).__name__)
+        part = 1
+        if short:
+            part = -(-len(items) // 2)
+            self.relieve(besides=generation_of(items[0]).job.model)
+            self.rows_max[key] = min(part, self.rows_max.get(key, part))
+            self._short_until_us = self.now_us() + _SHORT_US
+        parts = [items[begin : begin + part] for begin in range(0, len(items), part)]
         return [each for part in parts for each in self.together(part, work, generation_of=generation_of, key=key)]
+
+    def _once_more(
+        self, items: Sequence[Item], work: Callable[[list[Item]], Sequence[Result]], generation: Generation
+    ) -> list[Done[Item, Result]]:
+        """Try one that memory was too short for again without idle models, then without the least urgent generation."""
+        self.relieve(besides=generation.job.model)
+        done, error = self._try(items, work)
+        if error is not None and (other := self._less_urgent(generation)):
+            _log.warning("generation %s is put aside: there is not enough memory", other.job.key)
+            self.put_aside(other)
+            self.relieve(besides=generation.job.model)
+            done, error = self._try(items, work)
+        return self._give_up(generation, error) if error else done
+
+    def _give_up(self, generation: Generation, error: Exception) -> list[Done[Item, Result]]:
+        self.fail(generation, error)
+        return []
+
+    def _less_urgent(self, generation: Generation) -> Generation | None:
+        """Return the generation on the device that is least urgent, if it is less so than this one."""
+
+        def urgency(other: Generation) -> tuple[int, int]:
+            return other.job.priority, other.arrived_us
+
+        others = [row.generation for row in self.rows if row.generation is not generation]
+        least = max(others, key=urgency, default=generation)
+        return least if urgency(least) > urgency(generation) else None
 
     def _try(
         self, items: Sequence[Item], work: Callable[[list[Item]], Sequence[Result]]
