@@ -8,7 +8,10 @@ from darkroom.scheduler.store import bell
 
 
 @pytest.fixture
-async def replicas(database: postgres.Database) -> AsyncIterator[tuple[bell.Bell, bell.Bell]]:
+async def replicas(
+    database: postgres.Database, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[bell.Bell, bell.Bell]]:
+    monkeypatch.setattr(bell, "ALIVE_CHECK_S", 0.2)
     pair = bell.Bell(database, interval_s=0.01), bell.Bell(database, interval_s=0.01)
     tasks = [asyncio.create_task(each.run()) for each in pair]
     await _listening(database, 2)
