@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from darkroom.model_runner.engine.job import Checkpointed, Finished, Priority, Started, Suspended
+from darkroom.model_runner.engine import saving
+from darkroom.model_runner.engine.job import AdapterUse, Checkpointed, Failed, Finished, Priority, Started, Suspended
 from tests.model_runner.engine.harness import Harness, job
 
 
@@ -52,6 +53,41 @@ def test_drained_work_goes_on_elsewhere_and_is_counted_once(harness: Any) -> Non
     usage = other.end("2").usage
     assert (usage.steps, usage.images) == (8, 2)
     assert usage.denoise_us == whole.end("1").usage.denoise_us
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_what_is_done_again_is_the_platforms(harness: Any, monkeypatch: pytest.MonkeyPatch, fits: bool) -> None:
+    one, other = harness(), harness()
+    wanted = job("1", steps=4)
+    one.loop.accept(wanted)
+    one.turn(2)
+    one.loop.drain()
+    restore = saving.restore
+
+    def slowly(*arguments: Any) -> Any:
+        other.clock.work(50)
+        return restore(*arguments)
+
+    monkeypatch.setattr(saving, "restore", slowly)
+    other.loop.accept(dataclasses.replace(wanted, checkpoint=one.end("1").data if fits else b"damaged"))
+    other.run()
+    seen, usage = other.loop.snapshot, other.end("1").usage
+    assert seen.platform_us == 7000 + 50  # loading, and reading the states
+    brought_us = one.end("1").usage.device_time_us if fits else 0
+    assert usage.device_time_us - brought_us == seen.busy_us - seen.platform_us
+
+
+def test_an_adapter_that_fails_fails_who_goes_on_too(harness: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = harness(), harness()
+    wanted = job("1", steps=4, adapters=(AdapterUse(path=Path("gone"), digest="0" * 64, scale=1.0),))
+    monkeypatch.setattr(one.family.bank, "get", lambda use: None)
+    one.loop.accept(wanted)
+    one.turn(2)
+    one.loop.drain()
+    other.loop.accept(dataclasses.replace(wanted, checkpoint=one.end("1").data))
+    other.run()
+    assert isinstance(other.end("1"), Failed)
+    assert other.family.forwards == other.loop._floor.rows == []
 
 
 def test_a_file_of_another_job_is_refused_and_it_begins_anew(harness: Any) -> None:

@@ -70,10 +70,12 @@ def prepare(floor: Floor, generations: Sequence[Generation]) -> None:
     for generation in generations:
         floor.waiting.remove(generation)
         generation.mark("wait", now_us=floor.now_us())
-        _load_adapters(floor, generation)
     restored = {generation: saved for generation in generations if (saved := _restore(floor, generation))}
+    for generation in generations:
+        _load_adapters(floor, generation, again=generation in restored)
     for generation, (images, used) in restored.items():
-        _start(floor, generation, images, used)
+        if floor.is_live(generation):
+            _start(floor, generation, images, used)
     family = floor.family(generations[0].job.model)
     prepared = floor.together(
         [generation for generation in generations if generation not in restored],
@@ -90,11 +92,11 @@ def _restore(floor: Floor, generation: Generation) -> checkpoint.Saved | None:
     if generation.job.checkpoint is None or not floor.is_live(generation):
         return None
     saved, (share_us,) = floor.timed(lambda: saving.restore(floor, generation))
-    floor.charge(generation, "prepare", share_us)
+    floor.account.forfeit(share_us)  # nobody pays for what is done again
     return saved
 
 
-def _load_adapters(floor: Floor, generation: Generation) -> None:
+def _load_adapters(floor: Floor, generation: Generation, *, again: bool) -> None:
     if not generation.job.adapters:
         return
     bank = floor.family(generation.job.model).bank
@@ -105,7 +107,10 @@ def _load_adapters(floor: Floor, generation: Generation) -> None:
         key=("adapters", generation.job.model),
     )
     for _, _, share_us in loaded:
-        floor.charge(generation, "adapters", share_us)
+        if again:
+            floor.account.forfeit(share_us)
+        else:
+            floor.charge(generation, "adapters", share_us)
     generation.mark("adapters", now_us=floor.now_us())
 
 
