@@ -136,7 +136,7 @@ def _family(name: str, work: _random_models.Work, pipeline: diffusers.DiffusionP
         return sdxl.Sdxl(spec, pipeline, adapters_resident_max=1, embeddings=nothing)
     if work.family == "flux":
         return flux.Flux(spec, "text", pipeline, adapters_resident_max=1, embeddings=nothing)
-    return wan.Wan(spec, pipeline, adapters_resident_max=1, cache=nothing)
+    return wan.Wan(spec, pipeline, adapters_resident_max=1, embeddings=nothing)
 
 
 def _job(name: str, work: _random_models.Work, *, tiny: bool) -> engine_job.Job:

@@ -7,7 +7,7 @@ import torch
 from darkroom.model_runner.engine import embeddings, samplers
 from darkroom.model_runner.engine.families import flux
 from darkroom.model_runner.engine.job import AdapterUse
-from darkroom.model_runner.engine.state import BatchKey, State
+from darkroom.model_runner.engine.state import BatchKey, Predictions, State
 
 
 @torch.inference_mode()
@@ -29,3 +29,14 @@ def test_a_state_holds_nothing_but_tensors_and_numbers(specs: Any, make_job: Any
 def test_a_size_has_a_name() -> None:
     sizes = [(64, 64), (832, 480, 81), ()]
     assert [BatchKey("m", "text", size, 1, False).shape for size in sizes] == ["64x64", "832x480x81", "window"]
+
+
+def test_negative_prompts_are_stacked_below_prompts() -> None:
+    predicted = torch.arange(8.0).view(4, 2)
+    alone = Predictions.of(predicted, rows=4)
+    assert torch.equal(alone.positive, predicted)
+    assert alone.negative is None
+    guided = Predictions.of(predicted, rows=2)
+    assert torch.equal(guided.positive, predicted[:2])
+    assert guided.negative is not None
+    assert torch.equal(guided.negative, predicted[2:])

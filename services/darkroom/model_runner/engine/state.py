@@ -86,3 +86,8 @@ class Predictions(NamedTuple):
     """Without the prompt; None where the batch is not guided."""
     caches: tuple[Cached, ...] = ()
     """One for each row, where the batch's rows keep feature caches."""
+
+    @classmethod
+    def of(cls, predicted: Tensor, *, rows: int) -> "Predictions":
+        """Take what a forward returned, [rows, ...], or [2 * rows, ...] where negative prompts are stacked below prompts."""
+        return cls(predicted[:rows], predicted[rows:] if len(predicted) > rows else None)

@@ -224,7 +224,7 @@ def test_refuses_other_variants(tmp_path: Path, changes: Any, text: str) -> None
 def test_a_vae_that_overflows_in_float16_stays_in_float32(tmp_path: Path, upcast: bool) -> None:
     model = unets.load(sdxl, _save(tmp_path / "half", vae={"force_upcast": upcast}), dtype=torch.float16)
     assert model._pipeline.unet.dtype == torch.float16
-    assert model._vae.dtype == (torch.float32 if upcast else torch.float16)
+    assert model._pipeline.vae.dtype == (torch.float32 if upcast else torch.float16)
 
 
 def test_computes_in_the_dtype_it_is_told(specs: Any, models: Any, make_job: Any) -> None:

@@ -105,7 +105,7 @@ def paints_through_the_engine(subject: Subject, spec: ModelSpec, record: Any) ->
     (finished,) = recorder.finished("1")
     assert [(output.width, output.height, output.seed) for output in finished.outputs] == [(32, 32, 1), (32, 32, 2)]
     assert finished.usage.steps == 2 * int(job.steps * job.strength)
-    vae = subject.model._vae
+    vae = subject.model._pipeline.vae
     with torch.inference_mode():
         decoded = vae.decode(torch.stack(latents(subject.model, job)) / vae.config.scaling_factor).sample
     for output, picture in zip(finished.outputs, decoded.clamp(-1, 1) * 127.5 + 127.5, strict=True):

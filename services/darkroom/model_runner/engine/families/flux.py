@@ -138,9 +138,7 @@ class Flux:
                 img_ids=states[0].conditioning["image_ids"],
                 return_dict=False,
             )[0][:, : len(states[0].latents)]
-        if copies == 1:
-            return Predictions(predicted, None)
-        return Predictions(predicted[: len(states)], predicted[len(states) :])
+        return Predictions.of(predicted, rows=len(states))
 
     def advance(self, states: Sequence[State], predictions: Predictions) -> list[State]:
         """Take the sampler's step; then rows that inpaint get back what they keep of their picture."""

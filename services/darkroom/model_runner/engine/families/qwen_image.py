@@ -91,9 +91,7 @@ class QwenImage:
                 img_shapes=[[(1, height // self._patch, width // self._patch)]] * len(texts),
                 return_dict=False,
             )[0]
-        if len(names) == 1:
-            return Predictions(predicted, None)
-        return Predictions(predicted[: len(states)], predicted[len(states) :])
+        return Predictions.of(predicted, rows=len(states))
 
     def advance(self, states: Sequence[State], predictions: Predictions) -> list[State]:
         """Combine guided predictions, give each token the length of its positive one, and take the sampler's step."""

@@ -14,7 +14,7 @@ from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import Tensor
 
 from darkroom.model_runner.engine import adapters, captions, embeddings, errors, samplers, step_cache, tiers
-from darkroom.model_runner.engine.job import Job, ModelSpec
+from darkroom.model_runner.engine.job import Job, Medium, ModelSpec
 from darkroom.model_runner.engine.samplers import edm
 from darkroom.model_runner.engine.state import BatchKey, Predictions, State
 
@@ -39,13 +39,13 @@ def load(
         local_files_only=True,
         use_safetensors=True,
     ).to(device)
-    return StableAudio(spec, pipeline, config, adapters_resident_max=adapters_resident_max, cache=embeddings)
+    return StableAudio(spec, pipeline, config, adapters_resident_max=adapters_resident_max, embeddings=embeddings)
 
 
 class StableAudio:
     """One resident Stable Audio model."""
 
-    medium = "audio"
+    medium: Medium = "audio"
 
     def __init__(
         self,
@@ -54,12 +54,12 @@ class StableAudio:
         scheduler: dict[str, Any],
         *,
         adapters_resident_max: int,
-        cache: embeddings.Cache,
+        embeddings: embeddings.Cache,
     ) -> None:
         self._guided = spec.guidance == "true_cfg"
         self._pipeline = pipeline
         self._scheduler = scheduler
-        self._embeddings = cache
+        self._embeddings = embeddings
         self._transformer = pipeline.transformer.eval()
         self._vae = pipeline.vae.eval()
         self._device: torch.device = pipeline.transformer.device
@@ -106,9 +106,7 @@ class StableAudio:
                 rotary_embedding=self._rotary,
                 return_dict=False,
             )[0]
-        if not guided:
-            return Predictions(predicted, None)
-        return Predictions(predicted[: len(states)], predicted[len(states) :])
+        return Predictions.of(predicted, rows=len(states))
 
     def advance(self, states: Sequence[State], predictions: Predictions) -> list[State]:
         """Stable Audio is sampled by DPM-Solver++ over EDM's noise levels."""

@@ -1,31 +1,24 @@
 """Stable Diffusion 1.x and 2.x: a UNet over VAE latents, conditioned by one CLIP text encoder.
 
 In: a directory that `diffusers.StableDiffusionPipeline` (or its inpainting sister) saved, and jobs. Out: pictures equal
-to what the pipelines for text, image to image and inpainting make. A UNet of 4 input channels takes every task in the
-same forward, so that all share batches: inpainting then blends the original back in after each step. One of 9 channels
-sees the mask and the masked picture, and only inpaints. Guidance is `true_cfg`, `none` (distilled models), or
-`embedded` (latent consistency models: the scale is an input of the UNet). The safety checker is not loaded.
+to what the pipelines for text, image to image and inpainting make. Guidance is `true_cfg`, `none` (distilled models), or
+`embedded` (latent consistency models: the scale is an input of the UNet). The safety checker is not loaded. Next:
+`unet_latents` says where a generation starts and makes its picture.
 """
 
-import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import diffusers
 import torch
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 
-from darkroom.model_runner.engine import adapters, captions, embeddings, errors, pictures, samplers, tiers
+from darkroom.model_runner.engine import adapters, captions, embeddings, errors, samplers, tiers
+from darkroom.model_runner.engine.families import unet_latents
 from darkroom.model_runner.engine.job import Guidance, Job, Medium, ModelSpec
 from darkroom.model_runner.engine.state import BatchKey, Predictions, State
 
-SIZES_MULTIPLE = 8
-"""Of widths and heights, as the pipelines demand, whatever the VAE's own factor."""
-STRENGTH_IMAGE = 0.8
-"""For image to image when the job names none, as the pipeline has it."""
-STRENGTH_INPAINT = 1.0
-"""For inpainting: what is masked starts as pure noise."""
+STRENGTHS = unet_latents.Strengths(image=0.8, inpaint=1.0)
+"""As the pipelines have it: what is masked starts as pure noise."""
 
 
 def load(
@@ -49,28 +42,9 @@ def load(
     config = pipeline.unet.config
     if (config.time_cond_proj_dim is not None) != (spec.guidance == "embedded"):
         raise errors.LoadFailed(f"model {spec.name}: guidance {spec.guidance} does not match its UNet")
-    if config.in_channels not in (4, 9):
+    if config.in_channels not in unet_latents.CHANNELS:
         raise errors.LoadFailed(f"model {spec.name}: a UNet of {config.in_channels} input channels is not supported")
     return StableDiffusion(spec, pipeline, adapters_resident_max=adapters_resident_max, embeddings=embeddings)
-
-
-class _Source(NamedTuple):
-    """What a job starts from, as the VAE sees it."""
-
-    clean: DiagonalGaussianDistribution | None
-    """The picture; None where inpainting starts from pure noise and the UNet looks at `masked` instead."""
-    masked: DiagonalGaussianDistribution | None
-    """The picture without what is to be painted anew, where the UNet looks at it."""
-    mask: Tensor | None
-    """[1, rows, columns] of the latents, 1 where they are painted anew; None for image to image."""
-
-
-class _Start(NamedTuple):
-    """What one seed draws."""
-
-    latents: Tensor
-    conditioning: dict[str, Tensor]
-    """What goes on to the steps of inpainting."""
 
 
 class StableDiffusion:
@@ -89,9 +63,8 @@ class StableDiffusion:
         self._guidance: Guidance = spec.guidance
         self._pipeline = pipeline
         self._tiers = tiers.Tiers(pipeline.unet.eval())
-        self._vae = pipeline.vae.eval()
+        self._latents = unet_latents.Latents(pipeline, STRENGTHS)
         self._device: torch.device = pipeline.unet.device
-        self._sees_mask: bool = pipeline.unet.config.in_channels == 9
         self._embeddings = embeddings
         self.bank = adapters.Bank(pipeline.unet, resident_max=adapters_resident_max, prefix="unet")
 
@@ -110,47 +83,29 @@ class StableDiffusion:
         """One forward over [rows, channels, rows, columns]; a guided batch stacks negative prompts below prompts."""
         guided = states[0].batch_key.guided
         copies, dtype = 2 if guided else 1, next(unet.parameters()).dtype
-        scales = self._column([state.plan.input_scales[state.step] for state in states])
-        inputs = torch.stack([state.latents for state in states]) * scales.view(-1, 1, 1, 1)
-        if self._sees_mask:
-            inputs = torch.cat([inputs, _stack(states, "mask"), _stack(states, "masked")], dim=1)
-        timesteps = self._column([state.plan.timesteps[state.step] for state in states])
+        timesteps = torch.tensor([state.plan.timesteps[state.step] for state in states], device=self._device)
         with self.bank.applied([state.adapters for state in states] * copies):
             predicted: Tensor = unet(
-                inputs.to(dtype).repeat(copies, 1, 1, 1),
+                self._latents.inputs(states).to(dtype).repeat(copies, 1, 1, 1),
                 timesteps.repeat(copies),
                 encoder_hidden_states=_stack(states, "text", *(["negative_text"] if guided else [])).to(dtype),
                 timestep_cond=self._embedded_guidance(states, dtype),
                 return_dict=False,
             )[0]
-        if not guided:
-            return Predictions(predicted, None)
-        return Predictions(predicted[: len(states)], predicted[len(states) :])
+        return Predictions.of(predicted, rows=len(states))
 
     def advance(self, states: Sequence[State], predictions: Predictions) -> list[State]:
         """Take the sampler's step; then rows that keep a part of their picture get it back, at their noise level."""
-        return [_kept(state) for state in samplers.advance(states, predictions)]
+        return [unet_latents.restored(state) for state in samplers.advance(states, predictions)]
 
     def decode(self, states: Sequence[State]) -> list[Tensor]:
-        """Undo the latents' scaling and run the VAE."""
-        latents = torch.stack([state.latents for state in states]) / self._vae.config.scaling_factor
-        decoded: Tensor = self._vae.decode(latents.to(self._vae.dtype), return_dict=False)[0]
-        return list(decoded.float() * 0.5 + 0.5)
+        """Make pictures of finished states with equal batch keys."""
+        return self._latents.decode(states)
 
     def _check(self, job: Job) -> None:
-        for field, length in (("width", job.width), ("height", job.height)):
-            if length % SIZES_MULTIPLE:
-                raise errors.BadRequest(f"{field}: must be a multiple of {SIZES_MULTIPLE}, not {length}")
+        self._latents.check(job)
         if job.negative_prompt and self._guidance != "true_cfg":
             raise errors.BadRequest(f"negative_prompt: model {job.model} takes none")
-        if self._sees_mask and job.mask_image is None:
-            raise errors.BadRequest(f"mask_image: model {job.model} only inpaints, and needs one")
-        if job.source_image is None and (job.mask_image is not None or job.strength is not None):
-            raise errors.BadRequest("source_image: mask_image and strength need one")
-        if job.source_image is not None and not 0 < int(job.steps * _strength(job)) <= job.steps:
-            raise errors.BadRequest(
-                f"strength: {_strength(job)} of {job.steps} steps must be at least one, at most all"
-            )
 
     def _encode(self, texts: list[str], *, tokens: int) -> list[dict[str, Tensor]]:
         """Encode texts; CLIP always takes as many tokens as it was trained on, whatever `tokens` says."""
@@ -160,14 +115,12 @@ class StableDiffusion:
     def _states(self, job: Job, text: dict[str, Tensor]) -> list[State]:
         config = self._pipeline.scheduler.config
         plan = samplers.plan(job.sampler or samplers.default_name(config), job.steps, config=config)
-        source = None
-        if job.source_image is not None:
-            source = self._source(job)
-            plan = plan.after(job.steps - int(job.steps * _strength(job)))
+        plan = plan.after(self._latents.first_step(job))
+        source = self._latents.source(job)
         tier = self._tiers.granted(job)
         key = BatchKey(
             job.model,
-            "inpaint" if self._sees_mask else "text",
+            "inpaint" if self._latents.sees_mask else "text",
             (job.width, job.height),
             self._pipeline.tokenizer.model_max_length,
             self._is_guided(job),
@@ -176,7 +129,7 @@ class StableDiffusion:
         states = []
         for seed in job.seeds:
             generator = torch.Generator("cpu").manual_seed(seed)
-            start = self._start(job, source, plan, generator)
+            start = self._latents.start(job, source, plan, generator)
             states.append(
                 State(
                     batch_key=key,
@@ -193,46 +146,6 @@ class StableDiffusion:
             )
         return states
 
-    def _source(self, job: Job) -> _Source:
-        """Encode a job's picture, once for all its seeds."""
-        picture = pictures.read(job.source_image or b"", field="source_image")
-        pixels = pictures.pixels(picture, width=job.width, height=job.height)
-        if job.mask_image is None:
-            return _Source(self._encode_pixels(pixels), None, None)
-        drawn = pictures.read(job.mask_image, field="mask_image")
-        mask = pictures.mask(drawn, width=job.width, height=job.height)
-        clean = None if self._sees_mask and _strength(job) == 1 else self._encode_pixels(pixels)
-        masked = self._encode_pixels(pixels * (mask < 0.5)) if self._sees_mask else None
-        small = torch.nn.functional.interpolate(mask, size=self._latent_size(job))
-        return _Source(clean, masked, small[0].to(self._device))
-
-    def _encode_pixels(self, pixels: Tensor) -> DiagonalGaussianDistribution:
-        return self._vae.encode(pixels.to(self._device, self._vae.dtype)).latent_dist
-
-    def _start(self, job: Job, source: _Source | None, plan: samplers.Plan, generator: torch.Generator) -> _Start:
-        """Draw what a seed draws, on the CPU in float32 and in the pipelines' order: picture, noise, masked picture."""
-        shape = (self._vae.config.latent_channels, *self._latent_size(job))
-        if source is None:
-            return _Start(self._noise(shape, generator) * plan.noise_scale, {})
-        clean = torch.zeros(()) if source.clean is None else self._sample(source.clean, generator)
-        noise = self._noise(shape, generator)
-        is_new = source.mask is not None and _strength(job) == 1
-        clean_part, noise_part = (0.0, plan.noise_scale) if is_new else plan.noising[0].tolist()
-        latents = clean_part * clean + noise_part * noise
-        if source.mask is None:
-            return _Start(latents, {})
-        if source.masked is None:
-            self._noise(shape, generator)  # the pipeline samples the masked picture although nobody looks at it
-            return _Start(latents, {"mask": source.mask, "clean": clean, "noise": noise})
-        return _Start(latents, {"mask": source.mask, "masked": self._sample(source.masked, generator)})
-
-    def _sample(self, distribution: DiagonalGaussianDistribution, generator: torch.Generator) -> Tensor:
-        drawn: Tensor = pictures.sample(distribution, generator)[0] * self._vae.config.scaling_factor
-        return drawn
-
-    def _noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        return torch.randn(shape, generator=generator).to(self._device)
-
     def _embedded_guidance(self, states: Sequence[State], dtype: torch.dtype) -> Tensor | None:
         """Return the guidance scales as a latent consistency model takes them: sines and cosines of `scale - 1`."""
         if self._guidance != "embedded":
@@ -244,29 +157,6 @@ class StableDiffusion:
 
     def _is_guided(self, job: Job) -> bool:
         return self._guidance == "true_cfg" and job.guidance_scale > 1
-
-    def _latent_size(self, job: Job) -> tuple[int, int]:
-        return job.height // self._pipeline.vae_scale_factor, job.width // self._pipeline.vae_scale_factor
-
-    def _column(self, values: list[float]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=self._device)
-
-
-def _kept(state: State) -> State:
-    """Return a row that inpaints by blending with its original where the mask is 0, noised as its next step expects."""
-    if "clean" not in state.conditioning:
-        return state
-    mask, original = state.conditioning["mask"], state.conditioning["clean"]
-    if state.step < state.steps_total:
-        clean_part, noise_part = state.plan.noising[state.step].tolist()
-        original = clean_part * original + noise_part * state.conditioning["noise"]
-    return dataclasses.replace(state, latents=(1 - mask) * original + mask * state.latents)
-
-
-def _strength(job: Job) -> float:
-    if job.strength is not None:
-        return job.strength
-    return STRENGTH_IMAGE if job.mask_image is None else STRENGTH_INPAINT
 
 
 def _stack(states: Sequence[State], *names: str) -> Tensor:

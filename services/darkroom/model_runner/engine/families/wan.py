@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from darkroom.model_runner.engine import adapters, captions, embeddings, errors, pictures, samplers, step_cache, tiers
-from darkroom.model_runner.engine.job import Job, ModelSpec
+from darkroom.model_runner.engine.job import Job, Medium, ModelSpec
 from darkroom.model_runner.engine.state import BatchKey, Predictions, State
 
 _CLASSES = {"WanPipeline": diffusers.WanPipeline, "WanImageToVideoPipeline": diffusers.WanImageToVideoPipeline}
@@ -38,18 +38,20 @@ def load(
         raise errors.LoadFailed(f"model {spec.name}: guidance embedded does not match its transformer")
     dtypes = {"default": dtype, "vae": torch.float32, "image_encoder": torch.float32}
     pipeline = pipeline_class.from_pretrained(spec.path, dtype=dtypes, local_files_only=True, use_safetensors=True)
-    return Wan(spec, pipeline.to(device), adapters_resident_max=adapters_resident_max, cache=embeddings)
+    return Wan(spec, pipeline.to(device), adapters_resident_max=adapters_resident_max, embeddings=embeddings)
 
 
 class Wan:
     """One resident Wan model."""
 
-    medium = "video"
+    medium: Medium = "video"
 
-    def __init__(self, spec: ModelSpec, pipeline: Any, *, adapters_resident_max: int, cache: embeddings.Cache) -> None:
+    def __init__(
+        self, spec: ModelSpec, pipeline: Any, *, adapters_resident_max: int, embeddings: embeddings.Cache
+    ) -> None:
         self._guided = spec.guidance == "true_cfg"
         self._pipeline = pipeline
-        self._embeddings = cache
+        self._embeddings = embeddings
         self._task = "image" if isinstance(pipeline, diffusers.WanImageToVideoPipeline) else "text"
         self._transformers = [part.eval() for part in (pipeline.transformer, pipeline.transformer_2) if part]
         self._device: torch.device = self._transformers[0].device
@@ -191,9 +193,7 @@ class Wan:
                 encoder_hidden_states_image=torch.stack(images).to(dtype) if images else None,
                 return_dict=False,
             )[0]
-        if not guided:
-            return Predictions(predicted, None)
-        return Predictions(predicted[: len(states)], predicted[len(states) :])
+        return Predictions.of(predicted, rows=len(states))
 
 
 def _seen(state: State) -> Tensor:

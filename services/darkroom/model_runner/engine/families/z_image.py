@@ -94,9 +94,7 @@ class ZImage:
                 return_dict=False,
             )[0]
         velocities = -torch.stack(predicted)[:, :, 0].float()  # the model says where to go from noise to picture
-        if len(names) == 1:
-            return Predictions(velocities, None)
-        return Predictions(velocities[: len(states)], velocities[len(states) :])
+        return Predictions.of(velocities, rows=len(states))
 
     def advance(self, states: Sequence[State], predictions: Predictions) -> list[State]:
         """Take the sampler's step."""
