@@ -153,6 +153,13 @@ def test_the_edges_are_accepted(models: dict[str, catalog.ModelEntry], fields: d
     assert admit.check(conftest.request(**fields), models) is models[conftest.MODEL]
 
 
+def test_fields_that_nobody_knows_are_dropped(models: dict[str, catalog.ModelEntry]) -> None:
+    asked = conftest.request()
+    asked.image.MergeFromString(b"\xfa\x7c\x03abc")  # field 1999
+    assert b"abc" in asked.SerializeToString()
+    assert b"abc" not in admit.fill(asked, models[conftest.MODEL]).SerializeToString()
+
+
 def test_defaults_and_seed_are_filled_in(models: dict[str, catalog.ModelEntry]) -> None:
     asked = conftest.request(**image(height=80, adapters=[adapter(), adapter(ids.new("lora"), scale=0.0)]))
     filled = admit.fill(asked, models[conftest.MODEL])

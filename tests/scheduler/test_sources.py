@@ -57,4 +57,9 @@ def test_strength_is_of_a_source() -> None:
     assert bad(ImageInput(strength=0.5)) == ["image.strength"]
     assert bad(ImageInput(strength=0.5), source_image="optional") == ["image.strength"]
     assert bad(ImageInput(strength=0.5, source_image=STORED), source_image="optional") == []
-    assert bad(ImageInput(strength=1.5, source_image=STORED), source_image="optional") == ["image.strength"]
+    assert bad(ImageInput(strength=1.0, source_image=STORED), source_image="optional") == []
+
+
+@pytest.mark.parametrize("strength", [0.0, -0.0, 1e-300, -0.1, 1.5, float("nan"), float("inf")])
+def test_a_strength_that_leaves_no_step_is_refused_before_it_is_stored(strength: float) -> None:
+    assert bad(ImageInput(strength=strength, source_image=STORED), source_image="optional") == ["image.strength"]

@@ -61,6 +61,7 @@ def fill(
     """Copy a checked request with the model's defaults in place of what was left open, and a seed drawn if none was given."""
     filled = generation_service_pb2.CreateGenerationRequest()
     filled.CopyFrom(request)
+    filled.DiscardUnknownFields()  # what no check has seen is neither stored nor told
     filled.priority = request.priority or inputs_pb2.PRIORITY_STANDARD
     wanted = asked.media(filled, entry.kind)
     for name in catalog.NUMBERS[entry.kind]:

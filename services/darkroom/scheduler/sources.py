@@ -8,7 +8,7 @@ from darkroom.api.types.v1 import inputs_pb2, media_pb2
 from darkroom.scheduler import asked
 
 INLINE_BYTES_MAX = 256 * 1024
-_STRENGTH_MAX = 1.0
+_STRENGTH_MIN, _STRENGTH_MAX = 0.001, 1.0  # nothing left of the steps would leave nothing to make
 
 
 def check(found: validation.Violations, wanted: asked.Media, entry: catalog.ModelEntry) -> None:
@@ -26,7 +26,7 @@ def check(found: validation.Violations, wanted: asked.Media, entry: catalog.Mode
             found.add("image.strength", f"is not supported by the model {entry.name}")
             return
         found.check(wanted.HasField("source_image"), "image.strength", "is of use only with source_image")
-        found.finite("image.strength", wanted.strength, low=0.0, high=_STRENGTH_MAX)
+        found.finite("image.strength", wanted.strength, low=_STRENGTH_MIN, high=_STRENGTH_MAX)
 
 
 def _check_picture(

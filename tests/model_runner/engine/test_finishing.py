@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from darkroom.model_runner.engine.job import Cancelled, Finished, Priority
+from darkroom.model_runner.engine.job import AdapterUse, Cancelled, Finished, Priority
 from tests.model_runner.engine.harness import Harness, job
 
 
@@ -74,6 +74,18 @@ def test_cancel_while_the_file_is_made(slow: Any) -> None:
     slow.run()
     assert isinstance(slow.end("1"), Cancelled)
     assert slow.end("1").usage.decode_us > 0
+
+
+@pytest.mark.parametrize(("adapted", "code"), [(False, "NOT_FINITE"), (True, "ADAPTER_INVALID")])
+def test_numbers_that_are_no_media_are_the_adapters_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapted: bool, code: str
+) -> None:
+    run = Harness(tmp_path)
+    monkeypatch.setattr(run.family.bank, "get", lambda use: None)
+    adapter = AdapterUse(path=Path("huge"), digest="0" * 64, scale=4.0)
+    run.loop.accept(job("1", prompt="nan", adapters=(adapter,) if adapted else ()))
+    run.run()
+    assert run.end("1").code == code
 
 
 def test_an_interactive_step_does_not_wait_for_a_decode_of_a_lower_class(slow: Any) -> None:

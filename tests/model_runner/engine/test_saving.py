@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from darkroom.model_runner.engine import saving
+from darkroom.model_runner.engine import checkpoint, errors, saving
 from darkroom.model_runner.engine.job import AdapterUse, Checkpointed, Failed, Finished, Priority, Started, Suspended
 from tests.model_runner.engine.harness import Harness, job
 
@@ -102,6 +102,32 @@ def test_a_file_of_another_job_is_refused_and_it_begins_anew(harness: Any) -> No
     for key in ("seed", "model", "damaged"):
         assert other.of(key)[0].resumed_step == 0
         assert other.end(key).usage.steps == 4
+
+
+@pytest.mark.parametrize("error", [KeyError("fields"), MemoryError()])
+def test_a_file_that_cannot_be_taken_in_leaves_the_engine_going(
+    harness: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    run = harness()
+    monkeypatch.setattr(checkpoint, "load", raising(error))
+    run.loop.accept(dataclasses.replace(job("1"), checkpoint=b"signed, but by whom"))
+    run.run()
+    assert isinstance(run.end("1"), Finished)
+
+
+def test_a_device_that_is_lost_while_a_file_is_taken_in_is_told(harness: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = harness()
+    monkeypatch.setattr(checkpoint, "load", raising(errors.DeviceLost("gone")))
+    run.loop.accept(dataclasses.replace(job("1"), checkpoint=b"x"))
+    with pytest.raises(errors.DeviceLost):
+        run.run()
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    def fail(*arguments: Any, **named: Any) -> Any:
+        raise error
+
+    return fail
 
 
 def test_who_is_more_urgent_gets_the_memory_and_each_makes_way_once(harness: Any) -> None:

@@ -41,6 +41,17 @@ def test_every_part_of_a_finished_one_is_told() -> None:
     assert (told.estimate.nanos, told.runner_id) == (11, "run_1")
 
 
+def test_pictures_that_came_inline_are_told_without_their_bytes() -> None:
+    asked = conftest.request()
+    asked.image.source_image.inline = asked.image.mask_image.inline = bytes(250_000)
+    told = translate.generation(test_history.generation(input=asked.SerializeToString()))
+    assert told.ByteSize() < 1_000
+    assert told.image.source_image.WhichOneof("source") == told.image.mask_image.WhichOneof("source") == "inline"
+    asked.image.source_image.media_id = "med_1"
+    told = translate.generation(test_history.generation(input=asked.SerializeToString()))
+    assert told.image.source_image.media_id == "med_1"
+
+
 def test_states_go_both_ways() -> None:
     for state in domain.State:
         assert translate.state_filter(translate.state(state)) == state.value

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from darkroom.model_runner import batch
-from darkroom.model_runner.engine import encode
+from darkroom.model_runner.engine import encode, errors
 from darkroom.model_runner.engine.families import Family
 from darkroom.model_runner.engine.floor import Floor
 from darkroom.model_runner.engine.generation import Row
@@ -86,6 +86,8 @@ class Finishing:
             if not self._floor.is_live(row.generation):
                 continue
             error = file.exception()
+            if isinstance(error, errors.NotFinite) and row.generation.job.adapters:
+                error = errors.BadAdapter(f"{error} with these adapters at these scales")  # on any runner
             if isinstance(error, Exception):
                 self._floor.fail(row.generation, error)
             else:

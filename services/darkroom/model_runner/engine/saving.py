@@ -9,7 +9,7 @@ import logging
 
 import torch
 
-from darkroom.model_runner.engine import checkpoint
+from darkroom.model_runner.engine import checkpoint, errors
 from darkroom.model_runner.engine.floor import Floor
 from darkroom.model_runner.engine.generation import Generation
 from darkroom.model_runner.engine.job import Checkpointed, Output, Suspended
@@ -89,4 +89,8 @@ def restore(floor: Floor, generation: Generation) -> checkpoint.Saved | None:
         return checkpoint.load(job.checkpoint, job=job, spec=spec, device=device)
     except checkpoint.Refused as refusal:
         _log.warning("generation %s begins anew: %s", job.key, refusal)
-        return None
+    except Exception as error:  # a forged file, or one that this device has no memory for: the engine outlives it
+        if isinstance(known := errors.translate(error), errors.DeviceLost):
+            raise known from error
+        _log.warning("generation %s begins anew: its checkpoint cannot be read (%s)", job.key, type(error).__name__)
+    return None

@@ -7,6 +7,7 @@ from google.protobuf import json_format, struct_pb2, timestamp_pb2
 from darkroom import catalog
 from darkroom.api.scheduler.v1 import generation_pb2, generation_service_pb2, model_service_pb2
 from darkroom.api.types.v1 import inputs_pb2, media_pb2, money_pb2
+from darkroom.scheduler import asked
 from darkroom.scheduler.domain import generation as domain
 
 _KINDS = {
@@ -45,8 +46,17 @@ def generation(noun: domain.Generation) -> generation_pb2.Generation:
     request = generation_service_pb2.CreateGenerationRequest.FromString(noun.input)
     given = request.WhichOneof("input")
     if given is not None:
-        getattr(message, given).CopyFrom(getattr(request, given))
+        told = getattr(message, given)
+        told.CopyFrom(getattr(request, given))
+        _shorten(told)
     return message
+
+
+def _shorten(told: asked.Media) -> None:
+    """Tell that pictures were inline, not their bytes: a page of them would be longer than a message may be."""
+    for name in ("source_image", "mask_image"):
+        if name in told.DESCRIPTOR.fields_by_name and getattr(told, name).WhichOneof("source") == "inline":
+            getattr(told, name).inline = b""
 
 
 def state(noun: domain.State) -> "generation_pb2.GenerationState.ValueType":
