@@ -37,6 +37,7 @@ def test_an_unknown_word_is_misuse(capsys: pytest.CaptureFixture[str]) -> None:
         (settings.SettingsError("DARKROOM_X is not set"), 2, "DARKROOM_X"),
         (click.UsageError("Missing option '--prompt'."), 2, "Missing option '--prompt' (`darkroom --help` tells more)"),
         (click.Abort(), 130, "interrupted"),
+        (FileNotFoundError(2, "No such file or directory", "a.png"), 1, "darkroom: a.png: No such file or directory\n"),
         (RuntimeError(""), 1, "RuntimeError"),
     ],
 )

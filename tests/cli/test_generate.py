@@ -13,6 +13,12 @@ import PIL.Image
 import pytest
 
 from darkroom import catalog
+from darkroom.api.billing_meter.v1 import billing_service_pb2 as billing_pb2
+from darkroom.api.scheduler.v1 import generation_pb2
+from darkroom.api.scheduler.v1 import generation_service_pb2 as service_pb2
+from darkroom.api.types.v1 import media_pb2
+from darkroom.cli import generate as cli_generate
+from darkroom.cli import show
 from darkroom.model_runner.pocket import judge
 from tests.cli.conftest import QUICK, Darkroom
 
@@ -179,3 +185,23 @@ def _pixels(path: str) -> list[int]:
 
 def _us(text: str) -> int:
     return round(datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() * 1e6)
+
+
+def test_a_video_and_a_sound_are_told_but_not_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(show, "picture", lambda path: pytest.fail(f"{path} was drawn"))
+    artifacts = [
+        media_pb2.Artifact(media_type="video/mp4", width=832, height=480, duration_us=5_000_000),
+        media_pb2.Artifact(media_type="audio/flac", duration_us=30_000_000),
+    ]
+    result = cli_generate.Result(
+        generation_pb2.Generation(artifacts=artifacts),
+        [tmp_path / "a.mp4", tmp_path / "a.flac"],
+        service_pb2.ExplainGenerationResponse(),
+        billing_pb2.Charge(),
+    )
+    cli_generate.report(result, as_json=False)
+    told = capsys.readouterr().out
+    assert f"{tmp_path / 'a.mp4'}  (832x480, 5.00 s, seed 0)\n" in told
+    assert f"{tmp_path / 'a.flac'}  (30.00 s, seed 0)\n" in told

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import PIL.Image
 import pytest
 
 from darkroom import client
@@ -18,6 +19,7 @@ from tests.cli.conftest import QUICK, Darkroom, command
 from tests.lora_store import adapters
 
 LORA = "lora_" + "a" * 32
+MEDIA = "med_" + "a" * 32
 EVERY_FLAG = {
     "--prompt": "a red circle",
     "--negative-prompt": "a square",
@@ -31,6 +33,8 @@ EVERY_FLAG = {
     "--priority": "batch",
     "--deadline": "90s",
     "--idempotency-key": "the-key",
+    "--extra": "true_cfg_scale=4",
+    "--tag": "campaign=spring",
 }
 
 
@@ -56,36 +60,56 @@ def test_every_flag_reaches_the_request() -> None:
             quality=media_pb2.QUALITY_TIER_DRAFT,
             sampler="unipc",
             adapters=both,
+            extras={"true_cfg_scale": 4},
         ),
         priority=inputs_pb2.PRIORITY_BATCH,
         deadline=datetime.timedelta(seconds=90),
         idempotency_key="the-key",
+        tags={"campaign": "spring"},
     )
 
 
-def test_a_video_a_sound_and_a_picture_of_a_picture(tmp_path: Path) -> None:
-    picture = tmp_path / "picture.png"
-    picture.write_bytes(b"picture")
-    source = media_pb2.MediaRef(inline=b"picture")
-    flags = ("--prompt", "x", "--size", "64x48", "--frames", "9", "--fps", "8", "--source", str(picture))
+def test_a_video_and_a_sound() -> None:
+    flags = ("--prompt", "x", "--size", "64x48", "--frames", "9", "--fps", "8")
     assert request_of(*flags, kind=model_pb.MODEL_KIND_VIDEO).video == inputs_pb2.VideoInput(
-        prompt="x", width=64, height=48, num_frames=9, frames_per_second=8, source_image=source
+        prompt="x", width=64, height=48, num_frames=9, frames_per_second=8
     )
     sound = request_of("--prompt", "x", "--length", "1.5s", kind=model_pb.MODEL_KIND_AUDIO)
     assert sound.audio == inputs_pb2.AudioInput(prompt="x", duration_us=1_500_000)
-    edit = request_of("--prompt", "x", "--source", str(picture), "--mask", str(picture), "--strength", "0.5")
-    assert edit.image == inputs_pb2.ImageInput(prompt="x", source_image=source, mask_image=source, strength=0.5)
 
 
-def test_a_flag_of_another_kind_is_misuse(tmp_path: Path) -> None:
+async def test_a_picture_of_a_picture(platform: platforms.Platform, tmp_path: Path) -> None:
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(b"picture")
+    flags = ["pocket-image", "--prompt", "x", "--source", str(picture), "--mask", MEDIA, "--strength", "0.5"]
+    async with platform.tenant() as darkroom:
+        wanted = await generate.request_for(darkroom, generate.generate.make_context("generate", flags).params)
+    assert wanted.image == inputs_pb2.ImageInput(
+        prompt="x",
+        source_image=media_pb2.MediaRef(inline=b"picture"),
+        mask_image=media_pb2.MediaRef(media_id=MEDIA),
+        strength=0.5,
+    )
+
+
+def test_a_large_picture_and_one_that_was_made_are_started_from(darkroom: Darkroom, tmp_path: Path) -> None:
+    picture = tmp_path / "picture.png"
+    PIL.Image.effect_noise((640, 640), 200.0).convert("RGB").save(picture)
+    assert picture.stat().st_size > generate.PICTURE_BYTES_MAX
+    flags = ("generate", "pocket-image", "--prompt", "x", *QUICK, "--json", "--idempotency-key", "from-a-large-one")
+    first = darkroom(*flags, "--source", str(picture)).json["generation"]
+    assert first["image"]["source_image"]["media_id"].startswith("med_")
+    assert darkroom(*flags, "--source", str(picture)).json["generation"]["generation_id"] == first["generation_id"]
+    made = first["artifacts"][0]["media_id"]
+    second = darkroom(*flags[:-1], "from-one-that-was-made", "--source", made, "--mask", made).json["generation"]
+    assert second["image"]["source_image"] == second["image"]["mask_image"] == {"media_id": made}
+
+
+def test_a_flag_of_another_kind_is_misuse() -> None:
     with pytest.raises(click.UsageError, match="--frames is of no use: pocket-image makes images"):
         request_of("--prompt", "x", "--frames", "9")
     with pytest.raises(click.UsageError, match="--size is of no use: pocket-image makes audio"):
         request_of("--prompt", "x", "--size", "64x64", kind=model_pb.MODEL_KIND_AUDIO)
-    picture = tmp_path / "picture.png"
-    picture.write_bytes(bytes(generate.PICTURE_BYTES_MAX + 1))
-    with pytest.raises(click.UsageError, match="larger than 256 KiB"):
-        request_of("--prompt", "x", "--source", str(picture))
 
 
 def test_what_is_not_given_is_left_to_the_model() -> None:
@@ -105,6 +129,9 @@ def test_what_is_not_given_is_left_to_the_model() -> None:
         ["--prompt", "x", "--num-images", "0"],
         ["--prompt", "x", "--guidance", "much"],
         ["--prompt", "x", "--seed", "1.5"],
+        ["--prompt", "x", "--seed", "99999999999999999999"],
+        ["--prompt", "x", "--source", "nowhere.png"],
+        ["--prompt", "x", "--tag", "spring"],
         ["--prompt", "x", "--priority", "now"],
         ["--prompt", "x", "--deadline", "30"],
         ["--prompt", "x", "--lora", "mine"],

@@ -1,6 +1,7 @@
 import pytest
 
 from darkroom.api.scheduler.v1 import generation_pb2
+from darkroom.cli import app, ask
 from tests.cli.conftest import Darkroom
 
 NOBODYS = "gen_" + "0" * 32
@@ -12,8 +13,20 @@ def test_get_shows_what_was_asked_and_made(darkroom: Darkroom, made: generation_
     assert said.out.startswith(f"{made.generation_id}  SUCCEEDED\n")
     assert "prompt   a red circle on a white background" in said.out
     assert "2 of 2 steps" in said.out
-    assert made.artifacts[0].media_id in said.out
+    assert f"ran      on {made.runner_id}, attempt 1\n" in said.out
+    assert f"made     {made.artifacts[0].media_id}  image/png  64x64, seed 7, lossless\n" in said.out
     assert "denoise" in said.out
+
+
+def test_what_went_on_from_a_checkpoint_says_so_and_what_runs_has_no_times_yet(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = generation_pb2.Generation(generation_id=NOBODYS, runner_id="run_2", attempts=2, resumed_step=12)
+    monkeypatch.setattr(ask, "tenant", lambda work: running)
+    assert app.run(["get", NOBODYS]) == 0
+    told = capsys.readouterr().out
+    assert "ran      on run_2, attempt 2, which went on from step 12\n" in told
+    assert "time" not in told
 
 
 def test_get_as_json(darkroom: Darkroom, made: generation_pb2.Generation) -> None:

@@ -31,10 +31,10 @@ def test_an_adapter_is_pushed_listed_shown_pulled_and_deleted(darkroom: Darkroom
     file.unlink()
     assert darkroom("lora", "pull", adapter_id).out == "watercolour.safetensors\n"
     assert file.read_bytes() == GOOD
-    assert darkroom("lora", "pull", adapter_id, "--out", "copy.bin", "--json").json["path"] == str(
-        tmp_path / "copy.bin"
+    assert darkroom("lora", "pull", adapter_id, "--out", "new/copy.bin", "--json").json["path"] == str(
+        tmp_path / "new" / "copy.bin"
     )
-    assert (tmp_path / "copy.bin").read_bytes() == GOOD
+    assert (tmp_path / "new" / "copy.bin").read_bytes() == GOOD
 
     assert darkroom("lora", "delete", adapter_id).out == f"deleted {adapter_id}\n"
     said = darkroom("lora", "show", adapter_id)

@@ -1,4 +1,5 @@
 import datetime
+import pathlib
 
 import click
 import pytest
@@ -16,6 +17,12 @@ from darkroom.cli import parse
         (parse.DURATION, "1.5m", datetime.timedelta(seconds=90)),
         (parse.LORA, "lora_" + "a" * 32, ("lora_" + "a" * 32, None)),
         (parse.LORA, "lora_" + "a" * 32 + ":-0.5", ("lora_" + "a" * 32, -0.5)),
+        (parse.PICTURE, "med_" + "a" * 32, "med_" + "a" * 32),
+        (parse.PICTURE, __file__, pathlib.Path(__file__)),
+        (parse.TAG, "campaign=spring=2027", ("campaign", "spring=2027")),
+        (parse.EXTRA, "true_cfg_scale=4.5", ("true_cfg_scale", 4.5)),
+        (parse.EXTRA, 'parts={"a": [1]}', ("parts", {"a": [1]})),
+        (parse.EXTRA, "style=soft", ("style", "soft")),
         (parse.DAY, "2026-11-20", datetime.datetime(2026, 11, 20, tzinfo=datetime.UTC)),
         (parse.DAY, "2026-11-20T12:30Z", datetime.datetime(2026, 11, 20, 12, 30, tzinfo=datetime.UTC)),
         (parse.AMOUNT, "12.50 EUR", money.Money(12_500_000_000, "EUR")),
@@ -35,6 +42,9 @@ def test_what_is_written_is_read(notation: parse.Notation, text: str, value: obj
         (parse.DURATION, "s"),
         (parse.LORA, "lora_1"),
         (parse.LORA, "lora_" + "a" * 32 + ":much"),
+        (parse.PICTURE, "nowhere.png"),
+        (parse.TAG, "campaign"),
+        (parse.EXTRA, "=1"),
         (parse.DAY, "20.11.2026"),
         (parse.DAY, "2026-13-40"),
         (parse.AMOUNT, "twelve"),

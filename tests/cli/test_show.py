@@ -153,6 +153,14 @@ def test_tiers_by_name() -> None:
     assert [show.tier_name(tier) for tier in media_pb2.QualityTier.values()] == ["", "lossless", "high", "draft"]
 
 
+def test_an_artifact_is_told_by_what_it_has() -> None:
+    draft = media_pb2.QUALITY_TIER_DRAFT
+    picture = media_pb2.Artifact(width=64, height=48, seed=7, quality=draft)
+    assert show.made(picture) == "64x48, seed 7, draft"
+    assert show.made(media_pb2.Artifact(width=832, height=480, duration_us=5_062_500)) == "832x480, 5.06 s, seed 0"
+    assert show.made(media_pb2.Artifact(duration_us=500_000, seed=1)) == "500.0 ms, seed 1"
+
+
 def test_an_estimate_tells_each_kind_of_accelerator(capsys: pytest.CaptureFixture[str]) -> None:
     kind = service_pb.AcceleratorEstimate(accelerator="cpu", work_us=1_500_000, price=usd(5), measured=True)
     told = service_pb.EstimateGenerationResponse(

@@ -2,6 +2,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 
 from darkroom import client, errors
@@ -133,6 +134,14 @@ async def test_an_adapter_goes_up_and_comes_down(darkroom: client.AsyncClient, t
     await darkroom.delete_lora(pushed.lora.adapter_id)
     with pytest.raises(errors.NotFound):
         await darkroom.lora(pushed.lora.adapter_id)
+
+
+async def test_a_picture_that_was_put_can_be_started_from(darkroom: client.AsyncClient, tmp_path: Path) -> None:
+    PIL.Image.new("RGB", (640, 640), "red").save(tmp_path / "red.png")
+    request = small(steps=2)
+    request.image.source_image.CopyFrom(await darkroom.put_media(tmp_path / "red.png"))
+    assert request.image.source_image.media_id.startswith("med_")
+    assert (await darkroom.generate(request)).state == SUCCEEDED
 
 
 async def test_whoever_stops_watching_leaves_no_call_behind(

@@ -33,6 +33,13 @@ async def test_a_push_is_a_header_and_chunks(path: Path) -> None:
     assert b"".join(message.chunk for message in rest) == DATA
 
 
+async def test_a_put_is_a_header_and_chunks(path: Path) -> None:
+    first, *rest = [message async for message in transfer.media_parts(path)]
+    assert (first.header.size_bytes, first.header.sha256) == (len(DATA), hashlib.sha256(DATA).hexdigest())
+    assert [len(message.chunk) for message in rest] == [1 << 20, 1 << 20, len(DATA) - (2 << 20)]
+    assert b"".join(message.chunk for message in rest) == DATA
+
+
 async def test_what_is_read_is_written(tmp_path: Path) -> None:
     path = tmp_path / "circle.png"
     path.write_bytes(b"old")

@@ -111,6 +111,8 @@ def _sentence(error: Exception) -> str:
         "SettingsError": "set it in the environment and start again",
         "NotFound": _LISTS.get(getattr(error, "resource_type", "")),
     }
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
     text = str(error).strip() or type(error).__name__
     hint = advice.get(type(error).__name__)
     return f"{text} ({hint})" if hint else text

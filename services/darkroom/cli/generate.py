@@ -21,6 +21,7 @@ from darkroom.cli import ask, parse, show
 
 EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "video/mp4": "mp4", "audio/flac": "flac"}
 PICTURE_BYTES_MAX = 256 << 10  # what a request carries itself
+PICTURES = ("source", "mask")
 POSTING_WAIT_S = 5.0  # the relay posts a charge within a fraction of a second; after this it is shown as PENDING
 POSTING_POLL_S = 0.1
 
@@ -61,22 +62,14 @@ class Result(NamedTuple):
 @click.option("--size", type=parse.SIZE, help="WIDTHxHEIGHT in pixels; the model's default if not given.")
 @click.option("--steps", type=click.IntRange(min=1), help="Denoising steps.")
 @click.option("--guidance", type=float, help="Guidance scale; 1 turns guidance off.")
-@click.option("--seed", type=int, help="Seed of the first image.")
+@click.option("--seed", type=click.IntRange(0, 2**62), help="Seed of the first image; drawn if not given.")
 @click.option("--num-images", type=click.IntRange(min=1), help="Images to make; each is charged.")
 @click.option("--frames", type=click.IntRange(min=1), help="Frames of a video.")
 @click.option("--fps", type=click.IntRange(min=1), help="Frames per second of a video.")
 @click.option("--length", type=parse.DURATION, help="How long a sound is, such as 30s.")
-@click.option(
-    "--source",
-    type=click.Path(path_type=pathlib.Path, exists=True, dir_okay=False),
-    help="Picture to start from or to edit, at most 256 KiB.",
-)
-@click.option(
-    "--mask",
-    type=click.Path(path_type=pathlib.Path, exists=True, dir_okay=False),
-    help="Picture of where to edit: white is painted anew.",
-)
-@click.option("--strength", type=float, help="How far to leave the source, 0 to 1.")
+@click.option("--source", type=parse.PICTURE, help="Picture to start from or to edit: a file, or an artifact's id.")
+@click.option("--mask", type=parse.PICTURE, help="Picture of where to edit the source: white is painted anew.")
+@click.option("--strength", type=float, help="How far to leave the source, above 0 up to 1.")
 @click.option(
     "--quality", type=click.Choice(["lossless", "high", "draft"]), help="Faithfulness against time and price."
 )
@@ -84,6 +77,10 @@ class Result(NamedTuple):
 @click.option("--lora", "loras", type=parse.LORA, multiple=True, help="ID[:SCALE]; may be given several times.")
 @click.option("--priority", type=click.Choice(["interactive", "standard", "batch"]), default="standard")
 @click.option("--deadline", type=parse.DURATION, help="Such as 30s or 5m; after it the result is worthless.")
+@click.option("--extra", "extras", type=parse.EXTRA, multiple=True, help="A parameter of the model's own, KEY=VALUE.")
+@click.option(
+    "--tag", "tags", type=parse.TAG, multiple=True, help="A label of your own, KEY=VALUE; reported with the bill."
+)
 @click.option("--idempotency-key", default="", help="The same key never makes or charges twice.")
 @click.option(
     "--out", type=click.Path(path_type=pathlib.Path, file_okay=False), default=".", help="Folder for the files."
@@ -92,7 +89,7 @@ class Result(NamedTuple):
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def generate(**options: Any) -> None:
     """Make media from a prompt, and show it with its reasons, times and bill."""
-    request = request_of(options, ask.tenant(lambda darkroom: darkroom.model(options["model"])).kind)
+    request = ask.tenant(lambda darkroom: request_for(darkroom, options))
     if options["only_estimate"]:
         show.estimate(ask.tenant(lambda darkroom: darkroom.estimate(request)), as_json_=options["as_json"])
         return
@@ -102,6 +99,24 @@ def generate(**options: Any) -> None:
     report(result, as_json=options["as_json"])
     if result.generation.state != generation_pb.GENERATION_STATE_SUCCEEDED:
         raise click.exceptions.Exit(1)
+
+
+async def request_for(darkroom: client.AsyncClient, options: dict[str, Any]) -> service_pb.CreateGenerationRequest:
+    """The options as a request for what their model makes; pictures too large for a request are put into media_store."""
+    kind = (await darkroom.model(options["model"])).kind
+    request_of(
+        options | {flag: options[flag] and media_pb2.MediaRef() for flag in PICTURES}, kind
+    )  # misuse, said first
+    sent = {flag: options[flag] and await _sent(darkroom, options[flag]) for flag in PICTURES}
+    return request_of(options | sent, kind)
+
+
+async def _sent(darkroom: client.AsyncClient, picture: str | pathlib.Path) -> media_pb2.MediaRef:
+    if isinstance(picture, str):
+        return media_pb2.MediaRef(media_id=picture)
+    if picture.stat().st_size > PICTURE_BYTES_MAX:
+        return await darkroom.put_media(picture)
+    return media_pb2.MediaRef(inline=picture.read_bytes())
 
 
 def request_of(
@@ -121,6 +136,7 @@ def request_of(
         seed=options["seed"],
         sampler=options["sampler"],
         quality=show.tier_of(options["quality"]),
+        extras=dict(options["extras"]) or None,
         adapters=[inputs_pb2.AdapterRef(adapter_id=adapter_id, scale=scale) for adapter_id, scale in options["loras"]],
         **{name: value for fields in own.values() for name, value in fields.items()},
     )
@@ -129,6 +145,7 @@ def request_of(
         priority=inputs_pb2.Priority.Value(f"PRIORITY_{options['priority'].upper()}"),
         deadline=options["deadline"],
         idempotency_key=options["idempotency_key"] or uuid.uuid4().hex,
+        tags=dict(options["tags"]),
         **{made.field: wanted},
     )
 
@@ -143,20 +160,11 @@ def _own(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "frames": {"num_frames": options["frames"]},
         "fps": {"frames_per_second": options["fps"]},
         "length": {"duration_us": length and length // datetime.timedelta(microseconds=1)},
-        "source": {"source_image": _picture(options["source"])},
-        "mask": {"mask_image": _picture(options["mask"])},
+        "source": {"source_image": options["source"]},
+        "mask": {"mask_image": options["mask"]},
         "strength": {"strength": options["strength"]},
     }
     return {flag: own for flag, own in fields.items() if None not in own.values()}
-
-
-def _picture(path: pathlib.Path | None) -> media_pb2.MediaRef | None:
-    if path is None:
-        return None
-    data = path.read_bytes()
-    if len(data) > PICTURE_BYTES_MAX:
-        raise click.UsageError(f"{path} is larger than {PICTURE_BYTES_MAX >> 10} KiB")
-    return media_pb2.MediaRef(inline=data)
 
 
 async def carry_out(
@@ -197,16 +205,14 @@ def report(result: Result, *, as_json: bool) -> None:
             }
         )
         return
-    for path in result.paths:
-        show.picture(path)
+    for path, artifact in zip(result.paths, generation.artifacts, strict=True):
+        if artifact.media_type.startswith("image/"):
+            show.picture(path)
     click.echo(f"{generation.generation_id}  {show.state_name(generation.state)}")
     if generation.HasField("error"):
         click.echo(f"{generation.error.reason}: {generation.error.message}", err=True)
     for path, artifact in zip(result.paths, generation.artifacts, strict=True):
-        tier = show.tier_name(artifact.quality)
-        click.echo(
-            f"{path.resolve()}  ({artifact.width}x{artifact.height}, seed {artifact.seed}{tier and ', ' + tier})"
-        )
+        click.echo(f"{path.resolve()}  ({show.made(artifact)})")
     show.heading("why there")
     show.decisions(result.explanation, brief=True)
     show.heading("time")

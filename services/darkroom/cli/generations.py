@@ -94,8 +94,11 @@ def _show(generation: generation_pb.Generation, *, as_json: bool) -> None:
     click.echo(f"prompt   {_prompt(generation)}")
     click.echo(f"model    {generation.model}, {generation.steps_done} of {generation.steps_total} steps done")
     click.echo(f"asked    {show.moment(generation.created_at)}, to cost at most {show.amount(generation.estimate)}")
+    if generation.attempts:
+        resumed = f", which went on from step {generation.resumed_step}" if generation.resumed_step else ""
+        click.echo(f"ran      on {generation.runner_id}, attempt {generation.attempts}{resumed}")
     for artifact in generation.artifacts:
-        size = f"{artifact.width}x{artifact.height}"
-        click.echo(f"made     {artifact.media_id}  {artifact.media_type}  {size}  seed {artifact.seed}")
-    show.heading("time")
-    show.stages(generation)
+        click.echo(f"made     {artifact.media_id}  {artifact.media_type}  {show.made(artifact)}")
+    if generation.HasField("finished_at"):
+        show.heading("time")
+        show.stages(generation)

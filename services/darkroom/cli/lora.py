@@ -65,6 +65,7 @@ def pull(adapter_id: str, out: pathlib.Path | None, as_json: bool) -> None:
     """Download an adapter."""
     item = ask.tenant(lambda darkroom: darkroom.lora(adapter_id))
     path = out or pathlib.Path(f"{item.name}.safetensors")
+    path.parent.mkdir(parents=True, exist_ok=True)
     ask.tenant(lambda darkroom: darkroom.pull_lora(adapter_id, path))
     if as_json:
         show.as_json({"lora": show.as_dict(item), "path": str(path.resolve())})

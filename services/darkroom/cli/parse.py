@@ -1,9 +1,11 @@
-"""The small notations of the command line: 64x64, 30s, lora_…:0.8, 2026-11-20, 12.50.
+"""The small notations of the command line: 64x64, 30s, lora_…:0.8, picture.png, campaign=spring, 2026-11-20, 12.50.
 
 Text comes in; typed values go out, or one sentence that says what the notation is.
 """
 
 import datetime
+import json
+import pathlib
 import re
 from typing import Any, ClassVar
 
@@ -71,6 +73,48 @@ class Lora(Notation):
         return match[1], float(match[2]) if match[2] else None
 
 
+class Picture(Notation):
+    """A file, or the id of something in media_store."""
+
+    name = "FILE|ID"
+    pattern = r"(?s:.+)"
+    example = "picture.png or med_0123456789abcdef0123456789abcdef"
+
+    def read(self, match: re.Match[str]) -> str | pathlib.Path:
+        """The id, or the path of a file that is there."""
+        if re.fullmatch(r"med_[0-9a-f]{32}", match[0]):
+            return match[0]
+        path = pathlib.Path(match[0])
+        if not path.is_file():
+            raise ValueError(f"is no file, and no id like {self.example.partition(' or ')[2]}")
+        return path
+
+
+class Tag(Notation):
+    """A label and its value."""
+
+    name = "KEY=VALUE"
+    pattern = r"([^=]+)=(.*)"
+    example = "campaign=spring"
+
+    def read(self, match: re.Match[str]) -> tuple[str, Any]:
+        """(key, value)."""
+        return match[1], match[2]
+
+
+class Extra(Tag):
+    """A parameter of the model's own, its value as JSON where it is JSON."""
+
+    example = "true_cfg_scale=4"
+
+    def read(self, match: re.Match[str]) -> tuple[str, Any]:
+        """(key, value); what is not JSON is text."""
+        try:
+            return match[1], json.loads(match[2])
+        except json.JSONDecodeError:
+            return match[1], match[2]
+
+
 class Day(Notation):
     """A UTC day, or an instant."""
 
@@ -97,4 +141,5 @@ class Amount(Notation):
         return money.parse(match[0])
 
 
-SIZE, DURATION, LORA, DAY, AMOUNT = Size(), Duration(), Lora(), Day(), Amount()
+SIZE, DURATION, LORA, PICTURE, TAG, EXTRA = Size(), Duration(), Lora(), Picture(), Tag(), Extra()
+DAY, AMOUNT = Day(), Amount()

@@ -160,6 +160,13 @@ def stages(generation: generation_pb.Generation) -> None:
     rows(("stage", "time", ""), lines, none="none was spent", right=("time",))
 
 
+def made(artifact: media_pb2.Artifact) -> str:
+    """What an artifact is, in a line: its size, its length, its seed, its tier; whatever it has of them."""
+    size = f"{artifact.width}x{artifact.height}" if artifact.width else ""
+    length = seconds(artifact.duration_us) if artifact.duration_us else ""
+    return ", ".join(filter(None, (size, length, f"seed {artifact.seed}", tier_name(artifact.quality))))
+
+
 def tier_of(name: str | None) -> "media_pb2.QualityTier.ValueType":
     """The tier of a name in any case; the default for none."""
     return media_pb2.QualityTier.Value(f"QUALITY_TIER_{(name or 'unspecified').upper()}")

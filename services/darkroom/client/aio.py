@@ -195,6 +195,12 @@ class AsyncClient:
         with _translated():
             await transfer.write_checked(parts, path, artifact.sha256)
 
+    async def put_media(self, path: pathlib.Path) -> media_pb2.MediaRef:
+        """Upload a picture from a file; what comes back is a request's `source_image` or `mask_image`."""
+        with _translated():
+            stored = await self.media_store.PutMedia(transfer.media_parts(path))
+        return media_pb2.MediaRef(media_id=stored.media.media_id)
+
     async def push_lora(self, path: pathlib.Path, *, name: str, base_model: str) -> lora_pb.PushLoraResponse:
         """Upload an adapter from a safetensors file."""
         header = lora_pb.PushLoraHeader(

@@ -5,10 +5,11 @@ A file comes in as a push stream; a read stream goes out as a file, checked agai
 
 import hashlib
 import pathlib
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from typing import Protocol
 
 from darkroom.api.lora_store.v1 import lora_service_pb2 as lora_pb
+from darkroom.api.media_store.v1 import media_service_pb2 as media_pb
 
 CHUNK_BYTES = 1 << 20
 
@@ -22,9 +23,22 @@ def sha256(path: pathlib.Path) -> str:
 async def parts(header: lora_pb.PushLoraHeader, path: pathlib.Path) -> AsyncIterator[lora_pb.PushLoraRequest]:
     """The messages of one push: the header, then the file in chunks."""
     yield lora_pb.PushLoraRequest(header=header)
+    for chunk in _chunks(path):
+        yield lora_pb.PushLoraRequest(chunk=chunk)
+
+
+async def media_parts(path: pathlib.Path) -> AsyncIterator[media_pb.PutMediaRequest]:
+    """The messages of one put of a picture: its header, then the file in chunks."""
+    header = media_pb.PutMediaHeader(sha256=sha256(path), size_bytes=path.stat().st_size)
+    yield media_pb.PutMediaRequest(header=header)
+    for chunk in _chunks(path):
+        yield media_pb.PutMediaRequest(chunk=chunk)
+
+
+def _chunks(path: pathlib.Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
-            yield lora_pb.PushLoraRequest(chunk=chunk)
+            yield chunk
 
 
 class Part(Protocol):
