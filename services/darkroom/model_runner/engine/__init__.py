@@ -1,11 +1,12 @@
 """The engine: it owns the accelerator and schedules denoising steps.
 
-In: jobs, from the runner's servicer. Out: events (both in `job`). The order of reading is the order of a generation's
+In: jobs, from the runner's loop. Out: events (both in `job`). The order of reading is the order of a generation's
 life: `engine` takes it in; `step_loop` decides, turn by turn, who has the device next; `admission` gives it its model
-(`residency`), its LoRAs (`adapters`), its text (`embeddings`) and so the `state`s of its rows, or those of its checkpoint
-(`saving`, `checkpoint`); `slices` steps them by its family (`families`, `samplers`, `step_cache`); `finishing` decodes
-them and has files made (`encode`); `floor` says how it ended, and `account` what it cost. Nothing here knows gRPC, tenants'
-rights or prices.
+(`residency`), its LoRAs (`adapters`), and by its family (`families`) its text (`captions`, `embeddings`), its `pictures` and
+so the `state`s of its rows, or those of its checkpoint (`saving`, `checkpoint`); `slices` steps them (`hurry` says how many
+at most): the family predicts, as the tier has it (`tiers`, `quantize`, `step_cache`), and `samplers` move the latents;
+`finishing` decodes them and has files made (`encode`); `floor` says how it ended, and `account` what it cost. `measured`
+keeps what steps cost for the next process. Nothing here knows gRPC, tenants' rights or prices.
 """
 
 import diffusers.utils.logging

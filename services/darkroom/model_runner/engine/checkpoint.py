@@ -1,8 +1,9 @@
 """Generations as files: what is needed to go on with one in another process that serves the same model revision.
 
-In: for each image its `State`, or its file if that is finished, and the usage so far. Out: the bytes of a plain safetensors file, with a
-JSON header in its metadata and a digest over the whole; and back again. Nouns are written field by field, so that what a later release
-adds or takes away makes its files another schema. Next: `step_loop` hands the bytes out as an event and takes them in with a job.
+In: for each image its `State`, or its file if that is finished, and the usage so far. Out: the bytes of a plain safetensors
+file, with a JSON header in its metadata and a digest over the whole; and back again. Nouns are written field by field, so that
+what a later release adds or takes away makes its files another schema. Next: `saving` hands the bytes out as an event and takes
+them in with a job.
 """
 
 import dataclasses

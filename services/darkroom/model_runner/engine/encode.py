@@ -1,7 +1,8 @@
 """What a family decoded, as files.
 
-In: a picture, a video's frames or a sound, as tensors of floats. Out: an `Output`, whose bytes are a PNG, an MP4 (H.264) or a FLAC. Tensors
-are rounded to integers on the device where they lie, and only those cross to the host. Next: `step_loop` puts outputs into `Finished`.
+In: a picture, a video's frames or a sound, as tensors of floats. Out: an `Output`, whose bytes are a PNG, an MP4 (H.264) or
+a FLAC. Tensors are rounded to integers on the device where they lie, and only those cross to the host. Next: `finishing` puts
+outputs into `Finished`.
 """
 
 import fractions

@@ -1,8 +1,8 @@
 """The nouns that cross the engine's border.
 
 In: `ModelSpec`s and an `EngineConfig` at the start, then `Job`s. Out: events, each naming its job: one `Started`, any
-number of `Progressed` and `Checkpointed`, then exactly one of `Finished`, `Failed`, `Cancelled`, `Suspended`. All are frozen and free of torch types,
-so that they may be handed between threads. Next: `step_loop`.
+number of `Progressed` and `Checkpointed`, then exactly one of `Finished`, `Failed`, `Cancelled`, `Suspended`. All are frozen
+and free of torch types, so that they may be handed between threads. Next: `engine` takes them.
 """
 
 import enum

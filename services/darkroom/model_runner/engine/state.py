@@ -19,7 +19,7 @@ class BatchKey(NamedTuple):
 
     model: str
     task: str
-    """The family's own word (`text`, `image`, `inpaint`, `edit`): part of what makes inputs of one shape."""
+    """The family's own word (`text`, `inpaint`, `edit 64x64`, `whole`): what makes inputs of one shape beside the size."""
     size: tuple[int, ...]
     """(width, height) of an image, (width, height, frames) of a video, () of a sound: a whole window is computed."""
     text_tokens: int

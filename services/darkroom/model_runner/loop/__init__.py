@@ -1,1 +1,5 @@
-"""The runner's background work: `attempt` runs attempts through `bridge`, the engine's side of the event loop; `announce` tells the scheduler."""
+"""The runner's background work.
+
+`announce` tells the scheduler that the runner is there. `attempt` is an assignment's life: `sources` fetches its pictures, `bridge` hands it
+to the engine's thread and awaits its end, `keep` stores its checkpoints meanwhile.
+"""

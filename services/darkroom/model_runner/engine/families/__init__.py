@@ -1,7 +1,8 @@
 """What the step loop asks of an architecture, and which architectures there are.
 
-In: a model's directory. Out: a `Family`, the four functions over states. Next: `flux` is the shortest way to see one.
-A family is one file that holds everything about its architecture; adding one is that file and a line here.
+In: a model's directory. Out: a `Family`, the four functions over states. Next: `z_image` is the shortest way to see one.
+A family is one file that holds everything about its architecture, beside which `flux_latents` and `unet_latents` hold what
+becomes of pictures and masks; adding one is that file and a line here. `pipeline` runs whatever has no family of its own.
 """
 
 import importlib
@@ -74,9 +75,9 @@ def _lazy(module: str) -> Load:
 
 FAMILIES: Mapping[str, Load] = {
     "flux": _lazy("flux"),
-    "sdxl": _lazy("sdxl"),
     "pipeline": _lazy("pipeline"),
     "qwen_image": _lazy("qwen_image"),
+    "sdxl": _lazy("sdxl"),
     "stable_audio": _lazy("stable_audio"),
     "stable_diffusion": _lazy("stable_diffusion"),
     "wan": _lazy("wan"),

@@ -2,7 +2,7 @@
 
 In: states and their predictions. Out: new states, one step further; those given stay as they are. A row's numbers do not
 depend on its companions, bit for bit: columns are added one by one, and those that a row does not have are zeros.
-Next: the step loop.
+Next: `slices` lays the new states into their rows.
 """
 
 import dataclasses

@@ -2,7 +2,8 @@
 
 In: the scheduler configuration that a model was saved with, a number of steps, and the diffusers scheduler that a sampler
 stands for. Out: `Levels` in float64, and what a prediction says of the clean picture at a level. The scheduler is used
-for its table alone and thrown away. Next: `euler`, `ddim`, `dpmpp` and `unipc` make matrices of them.
+for its table alone and thrown away. Next: `euler`, `ddim`, `dpmpp`, `unipc` and `pndm` make matrices of
+them (`edm` reads its own scheduler).
 """
 
 from collections.abc import Mapping, Sequence

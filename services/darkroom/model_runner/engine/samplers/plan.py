@@ -1,6 +1,6 @@
 """What a sampler does, as a table of numbers: every sampler here is a linear recurrence.
 
-In: the matrices that `euler`, `ddim`, `dpmpp` and `unipc` compute. Out: a `Plan`, which a state carries with it: plain
+In: the matrices that `euler`, `ddim`, `dpmpp`, `unipc`, `pndm` and `edm` compute. Out: a `Plan`, which a state carries with it: plain
 numbers that can be saved. Next: `advance` multiplies by them.
 """
 
