@@ -117,7 +117,7 @@ class ImageInput(_message.Message):
     num_images: _builtins.int
     """Images to make; 0 means 1. Each is charged."""
     strength: _builtins.float
-    """How far to leave source_image, 0.0 to 1.0; unset means the model's default."""
+    """How far to leave source_image, 0.001 to 1.0; unset means the model's default."""
     sampler: _builtins.str
     """Sampler by name, one of the model's (Model.samplers); empty means the model's own."""
     quality: _media_pb2.QualityTier.ValueType

@@ -60,7 +60,7 @@ class MediaRef(_message.Message):
     url: _builtins.str
     """An https URL, fetched once by media_store under its own allow-list; internal addresses are refused."""
     inline: _builtins.bytes
-    """The bytes themselves, at most 262144 bytes (256 KiB). Larger inputs are put into media_store first."""
+    """The bytes themselves, at most 262144 bytes (256 KiB). Larger inputs are put into media_store first. Answers tell it empty."""
     def __init__(
         self,
         *,
