@@ -1,5 +1,6 @@
 """Documents name files; the files are there."""
 
+import json
 import pathlib
 import re
 
@@ -42,3 +43,14 @@ def test_every_catalogue_entry_that_is_written_down_is_one(tmp_path: pathlib.Pat
     for entry in entries:
         (tmp_path / f"{re.findall(r'^name: (.+)$', entry, re.M)[0]}.yaml").write_text(entry)
     assert len(catalog.load(tmp_path)) == len(entries) > 0
+
+
+def test_every_figure_that_is_written_down_is_a_kept_one() -> None:
+    rows = re.findall(
+        r"^\| `(\w+\.json)` \| `(\w+)` \| ([\d.]+) \|$", (TOP / "docs" / "performance.md").read_text(), re.M
+    )
+    assert rows
+    for result, figure, written in rows:
+        kept = json.loads((TOP / "benchmarks" / "results" / result).read_text())["figures"][figure]
+        digits = len(written.partition(".")[2])
+        assert f"{kept:.{digits}f}" == written, f"{result}: {figure}"
