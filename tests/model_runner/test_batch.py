@@ -32,6 +32,12 @@ def test_class_then_eagerness_then_deadline_then_fair_share_then_arrival() -> No
     assert names(asks) == "interactive sooner soon early late had_much less_eager batch"
 
 
+def test_a_deadline_that_is_missed_hurries_nobody() -> None:
+    asks = {"missed": ask(deadline_us=10, arrived_us=5), "soon": ask(deadline_us=70, arrived_us=9), "early": ask()}
+    assert names(asks, now_us=20) == "soon early missed"
+    assert names(asks, now_us=10) == "missed soon early"
+
+
 def test_who_has_waited_counts_one_class_higher_and_goes_first_there() -> None:
     asks = {
         "interactive": ask(priority=0, waiting_since_us=3000),

@@ -44,7 +44,9 @@ def order(asks: Sequence[Ask], *, now_us: int, ageing_us: int) -> list[int]:
         ask = asks[index]
         urgency = level(ask, now_us=now_us, ageing_us=ageing_us)
         waited_longest = ask.waiting_since_us if urgency[1] == 0 else math.inf
-        deadline_us = math.inf if ask.deadline_us is None else ask.deadline_us
+        deadline_us = math.inf if ask.deadline_us is None else float(ask.deadline_us)
+        if deadline_us < now_us:
+            deadline_us = math.inf  # it is missed: to hurry now would only make others miss theirs
         return urgency, waited_longest, ask.eagerness, deadline_us, ask.tenant_us, ask.arrived_us, index
 
     return sorted(range(len(asks)), key=rank)

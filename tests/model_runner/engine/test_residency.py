@@ -97,6 +97,13 @@ def test_other_weights_than_the_entry_says_are_refused(tmp_path: Path) -> None:
     assert house.loads == []
 
 
+def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    (tmp_path / "no_file.safetensors").mkdir()
+    with pytest.raises(errors.LoadFailed, match="cannot be read"):
+        house.use("a")
+
+
 def test_a_model_not_served_is_refused(tmp_path: Path) -> None:
     for house, name in ((House(tmp_path, family="sdxl"), "a"), (House(tmp_path), "other")):
         assert house.residency.can_load(name, in_use=set())

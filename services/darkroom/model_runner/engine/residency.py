@@ -94,7 +94,11 @@ class Residency:
             raise errors.LoadFailed(f"this runner does not serve the model {name!r}")
         if spec.memory_bytes > self._config.memory_bytes_max:
             raise errors.LoadFailed(f"model {name} needs {spec.memory_bytes} bytes, more than this runner has")
-        if self._digests.pop(name).result() != spec.revision:
+        try:
+            digest = self._digests.pop(name).result()
+        except OSError as error:
+            raise errors.LoadFailed(f"model {name}: its weight files cannot be read") from error
+        if digest != spec.revision:
             raise errors.LoadFailed(f"model {name}: its weight files are not those of its catalogue entry")
         self._make_room(spec, in_use)
         started_us = self._now_us()
