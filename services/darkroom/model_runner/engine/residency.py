@@ -102,9 +102,8 @@ class Residency:
             raise errors.LoadFailed(f"model {name}: its weight files are not those of its catalogue entry")
         self._make_room(spec, in_use)
         started_us = self._now_us()
-        try:
-            family = self._load(spec)
-        except errors.OutOfMemory:
+        family = self._load_if_it_fits(spec)
+        if family is None:
             self.evict_idle(in_use=in_use)
             family = self._load(spec)
         now_us = self._now_us()
@@ -152,6 +151,13 @@ class Residency:
             gc.collect()  # modules that know their parents would otherwise keep their memory until some later collection
         if names and torch.device(self._config.device).type == "cuda":
             torch.cuda.empty_cache()
+
+    def _load_if_it_fits(self, spec: ModelSpec) -> Family | None:
+        """Return None where memory was short; the error's traceback, and what its frames loaded, is gone by then."""
+        try:
+            return self._load(spec)
+        except errors.OutOfMemory:
+            return None
 
     def _load(self, spec: ModelSpec) -> Family:
         try:
