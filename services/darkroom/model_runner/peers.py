@@ -94,12 +94,20 @@ class Media:
         return answer.media.media_id
 
     @_patient
-    async def read(self, media_id: str, capability: str) -> bytes:
-        """A piece's bytes; NotFound if it is gone, or another tenant's."""
+    async def read(self, media_id: str, capability: str, *, bytes_max: int | None = None) -> bytes:
+        """A piece's bytes; NotFound if it is gone, or another tenant's, InvalidArgument if it is longer than that."""
         request = media_service_pb2.ReadMediaRequest(media_id=media_id)
-        with _translated():
-            answers = self._stub.ReadMedia(request, metadata=_bearer(capability))
-            return b"".join([answer.chunk async for answer in answers])
+        answers = self._stub.ReadMedia(request, metadata=_bearer(capability))
+        chunks = []
+        try:
+            with _translated():
+                async for answer in answers:
+                    if bytes_max is not None and answer.media.size_bytes > bytes_max:  # told first
+                        raise errors.InvalidArgument.of("media_id", f"must name at most {bytes_max} bytes")
+                    chunks.append(answer.chunk)
+        finally:
+            answers.cancel()
+        return b"".join(chunks)
 
 
 class AdapterFile(NamedTuple):

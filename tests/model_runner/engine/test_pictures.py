@@ -68,6 +68,12 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch: pytest
         pictures.read(file(gradient(8, 8)), field="source_image")
 
 
+@pytest.mark.parametrize("size", [(pictures.SIDE_MAX + 1, 1), (1, pictures.SIDE_MAX + 1)])
+def test_a_strip_that_takes_long_to_resize_is_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(errors.BadRequest, match=r"mask_image: .* has a side above 16384 pixels"):
+        pictures.read(file(PIL.Image.new("1", size)), field="mask_image")
+
+
 def test_a_sample_is_diffusers_own() -> None:
     torch.manual_seed(0)
     distribution = DiagonalGaussianDistribution(torch.randn(1, 8, 3, 4))

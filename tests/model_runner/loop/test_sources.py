@@ -49,6 +49,18 @@ async def test_pictures_come_from_the_message_or_the_store(world: worlds.World, 
         assert await read(world, media, capability) == (None, None)
 
 
+async def test_a_file_too_long_to_hold_is_refused_by_its_field(
+    world: worlds.World, capability: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = MediaRef(media_id=await put(world, capability))
+    monkeypatch.setattr(sources, "BYTES_MAX", len(PICTURE))
+    assert await read(world, VideoInput(source_image=stored), capability) == (PICTURE, None)
+    monkeypatch.setattr(sources, "BYTES_MAX", len(PICTURE) - 1)
+    with pytest.raises(AttemptFailed, match=r"^mask_image\.media_id: must name at most") as failure:
+        await read(world, ImageInput(source_image=MediaRef(inline=PICTURE), mask_image=stored), capability)
+    assert (failure.value.reason, failure.value.request_fault) == ("REQUEST_INVALID", True)
+
+
 async def test_a_picture_that_is_not_there_is_the_request_s_fault(world: worlds.World, capability: str) -> None:
     foreign = world.capability(ids.new("gen"), ids.new("ten"))
     for media_id, bearer in ((ids.new("med"), capability), (await put(world, capability), foreign)):

@@ -19,6 +19,8 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 """What Pillow may try to read. Others (EPS among them) start programs or are rarely looked at."""
 PIXELS_MAX = 64 << 20
 """In one source picture, before it is resized: 192 MiB decoded."""
+SIDE_MAX = 16 << 10
+"""Resizing takes longer the longer a side is: a strip of 64 x 1,000,000 pixels would hold the engine up for seconds."""
 
 _PICTURES = VaeImageProcessor(vae_scale_factor=1)
 _MASKS = VaeImageProcessor(vae_scale_factor=1, do_normalize=False, do_binarize=True, do_convert_grayscale=True)
@@ -30,6 +32,8 @@ def read(data: bytes, *, field: str) -> PIL.Image.Image:
         with PIL.Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             if picture.width * picture.height > PIXELS_MAX:
                 raise errors.BadRequest(f"{field}: {picture.width}x{picture.height} is more than {PIXELS_MAX} pixels")
+            if max(picture.size) > SIDE_MAX:
+                raise errors.BadRequest(f"{field}: {picture.width}x{picture.height} has a side above {SIDE_MAX} pixels")
             return PIL.ImageOps.exif_transpose(picture).convert("RGB")
     except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
         raise errors.BadRequest(f"{field}: not a readable picture ({', '.join(FORMATS)})") from error
