@@ -207,7 +207,7 @@ def _read_value(kind: Any, value: object, where: str) -> object:
         raise ValueError(f"{where} must be {'a number' if kind is float else f'of type {kind.__name__}'}")
     if isinstance(value, int | float) and not 0 <= value < 2**63:
         raise ValueError(f"{where} must be 0 or more")
-    return float(value) if kind is float else value  # type: ignore[arg-type]
+    return float(value) if kind is float else value  # type: ignore[arg-type]  # a number by now
 
 
 def _join(where: str, name: object) -> str:

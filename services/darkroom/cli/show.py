@@ -41,7 +41,7 @@ def as_json(value: Mapping[str, Any] | message.Message) -> None:
 
 def state_name(state: int) -> str:
     """QUEUED, RUNNING, …"""
-    return generation_pb.GenerationState.Name(state).removeprefix("GENERATION_STATE_")  # type: ignore[arg-type]
+    return generation_pb.GenerationState.Name(state).removeprefix("GENERATION_STATE_")  # type: ignore[arg-type]  # a number
 
 
 def amount(value: money_pb2.Money) -> str:

@@ -46,7 +46,7 @@ class RunnerServicer(runner_service_pb2_grpc.RunnerServiceServicer):
         try:
             async for request in requests:
                 self._aboard.take(session, request)
-        except Exception as error:
+        except Exception as error:  # raised again where the stream is written
             session.queue.put_nowait(error)
         else:
             session.queue.put_nowait(None)

@@ -2,8 +2,8 @@
 
 In: the busy time of every step, from the engine. Out: a table of moving averages, one line for each (model, size,
 guidance, rows), for heartbeats and estimates; and the number of rows to run together: another row joins while the batch
-becomes longer by less than a lone row's step. Sizes of batches that were never run are tried by doubling, and what the
-table says against them is measured again from time to time. Next: `batch` uses the number.
+becomes longer by less than a lone row's step, up to where a row costs least. Sizes of batches that were never run are
+tried by doubling, and what the table says against them is measured again from time to time. Next: `batch` uses the number.
 """
 
 import json
@@ -17,6 +17,7 @@ _SLOWER_WEIGHT = 0.02
 """Of a slower one: the table tells what the device can do, `slowdown` tells what others on it take away meanwhile."""
 
 _SLOWDOWN_WEIGHT = 0.2
+"""Of one step: a neighbour that comes or goes is seen after about five."""
 
 _SHARE_WEIGHT = 0.02
 """Of one step's share: the average is over about two generations, whose first steps reuse nothing."""
@@ -26,6 +27,15 @@ _BELIEVED = 3
 
 _AGAIN_STEPS = 200
 """After so many steps of a shape, what decides its batches is measured again: 0.5 % of the work, should it be in vain."""
+
+_CHEAPER = 0.97
+"""Of a row's cost in the larger batch: less is noise, and the larger one serves more at once."""
+
+_SMALLER = tuple(1 << power for power in range(9, -1, -1))
+"""Sizes of batches that are measured; costs between them lie on straight lines."""
+
+_UNHURRIED_MAX = 64
+"""Times as many rows at most are looked at: a table on which more rows never take longer would have no end."""
 
 
 class Shape(NamedTuple):
@@ -88,7 +98,19 @@ class _Curve:
                 bad = bad or rows
         if self._is_stale(smaller):
             return min(available, smaller)
-        return min(available, good if bad else good * 2)
+        return self._cheapest(min(available, good if bad else good * 2))
+
+    def _cheapest(self, rows_max: int) -> int:
+        """Return the number of rows that cost least apiece: where many wait, two batches of 8 may beat one of 16."""
+        if self.is_trial(rows_max) and rows_max.bit_count() == 1:
+            return rows_max
+        cheapest = rows_max
+        for rows in (size for size in _SMALLER if rows_max <= size * 4 and size < rows_max):
+            if self.is_trial(rows):
+                return rows
+            if self.cost_us(rows) / rows < self.cost_us(cheapest) / cheapest * _CHEAPER:
+                cheapest = rows
+        return cheapest
 
     def cost_us(self, rows: int) -> float:
         """Return what a step of so many rows takes, between and beyond the measured ones along straight lines."""
@@ -156,7 +178,7 @@ class Table:
         if not curve.costs:
             return rows
         limit_us, more = curve.cost_us(rows) * slower_max, rows
-        while more < rows * 64 and curve.cost_us(more + 1) <= limit_us:
+        while more < rows * _UNHURRIED_MAX and curve.cost_us(more + 1) <= limit_us:
             more += 1
         return more
 

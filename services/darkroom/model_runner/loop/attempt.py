@@ -98,7 +98,7 @@ class _Attempt:
                 outcome = await self._live(held)
         except AttemptFailed as error:
             outcome = messages.failed(self._key, error)
-        except Exception as error:
+        except Exception as error:  # told as the runner's fault: an attempt always ends
             _log.exception("an attempt failed", extra={"generation_id": self._key.generation_id})
             failure = AttemptFailed("RUNNER_FAULT", f"the runner failed ({type(error).__name__})", request_fault=False)
             outcome = messages.failed(self._key, failure)

@@ -105,7 +105,7 @@ class Owner:
     async def _own(self, fence: fleet.Fence) -> None:
         try:
             await Pool(self._setup, fence).run()
-        except Exception:
+        except Exception:  # `_reap` gives the pool up, and it is taken afresh
             _log.exception("a pool's owner failed", extra={"pool": fence.pool})
 
     async def _sweep(self) -> None:

@@ -83,7 +83,7 @@ class Creates:
         except asyncio.CancelledError:
             self._waiting.extendleft(wanted)
             raise
-        except Exception as error:
+        except Exception as error:  # each waiting create is answered with it, or tried alone
             await self._commit_failed(wanted, error)
             return
         self._bell.ring()
