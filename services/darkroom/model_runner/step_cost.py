@@ -28,8 +28,8 @@ _BELIEVED = 3
 _AGAIN_STEPS = 200
 """After so many steps of a shape, what decides its batches is measured again: 0.5 % of the work, should it be in vain."""
 
-_CHEAPER = 0.97
-"""Of a row's cost in the larger batch: less is noise, and the larger one serves more at once."""
+_CHEAPER = 0.9
+"""Of a row's cost in the larger batch: less than that is noise, and the larger one serves more at once."""
 
 _SMALLER = tuple(1 << power for power in range(9, -1, -1))
 """Sizes of batches that are measured; costs between them lie on straight lines."""
