@@ -38,7 +38,8 @@ async def run(
             if time.monotonic() >= forget_at_s:
                 forget_at_s = time.monotonic() + config.sweep_interval_s
                 await _forget(database, older_than_s=config.idempotency_retention_s)
-                await _discard(checkpoints.Checkpoints(database), store)
+                if await _discard(checkpoints.Checkpoints(database), store) == DISCARD_BATCH_MAX:
+                    forget_at_s = time.monotonic()  # there are more; those whose deadline has passed go first
         except errors.DarkroomError as error:
             _log.info("the sweep waits for the database or media_store", extra={"reason": error.reason})
         await asyncio.sleep(config.poll_interval_s)
@@ -50,8 +51,10 @@ async def _forget(database: postgres.Database, *, older_than_s: float) -> None:
     await outbox.Outbox(database).sweep(older_than_s=older_than_s)
 
 
-async def _discard(kept: checkpoints.Checkpoints, store: media.Media) -> None:
-    """Delete the bytes of checkpoints; what media_store does not take now is tried again later."""
-    for one in await kept.due(limit=DISCARD_BATCH_MAX, again_s=DISCARD_AGAIN_S):
+async def _discard(kept: checkpoints.Checkpoints, store: media.Media) -> int:
+    """Delete the bytes of checkpoints, and count them; what media_store does not take now is tried again later."""
+    due = await kept.due(limit=DISCARD_BATCH_MAX, again_s=DISCARD_AGAIN_S)
+    for one in due:
         await store.delete(one.media_id, tenant_id=one.tenant_id, generation_id=one.generation_id)
         await kept.forget([one.media_id])
+    return len(due)
