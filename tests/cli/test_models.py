@@ -1,3 +1,8 @@
+import pytest
+from google.protobuf import json_format
+
+from darkroom.api.scheduler.v1 import model_service_pb2
+from darkroom.cli import app, ask
 from tests.cli.conftest import Darkroom
 
 
@@ -14,6 +19,18 @@ def test_show_tells_limits_defaults_and_price(darkroom: Darkroom) -> None:
     assert ["steps", "28", "1", "100"] in [line.split()[:4] for line in lines]
     assert ["GPU-second", "0.50", "USD"] in [line.split() for line in lines]
     assert darkroom("models", "show", "pocket-image", "--json").json["defaults"]["steps"] == 28
+
+
+def test_show_tells_extras_with_their_bounds(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema = {"properties": {"true_cfg_scale": {"type": "number", "minimum": 1, "maximum": 20}, "style": {}}}
+    model = json_format.ParseDict({"extras_schema": schema, "adapters_max": 4}, model_service_pb2.Model())
+    monkeypatch.setattr(ask, "tenant", lambda work: model)
+    assert app.run(["models", "show", "flux"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "extras style (anything), true_cfg_scale (number from 1 to 20)" in lines
+    assert "a prompt of 0 bytes and 4 LoRAs at most" in lines
 
 
 def test_a_model_that_is_not_there(darkroom: Darkroom) -> None:

@@ -112,6 +112,19 @@ async def test_a_charge_is_pending_until_it_is_posted(darkroom: client.AsyncClie
         await darkroom.charge(NOBODYS)
 
 
+async def test_whoever_waits_for_a_charge_gets_what_the_ledger_says(
+    darkroom: client.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = iter([billing_pb.CHARGE_STATE_PENDING, billing_pb.CHARGE_STATE_PENDING, billing_pb.CHARGE_STATE_POSTED])
+
+    async def told(request: billing_pb.GetChargeRequest) -> billing_pb.GetChargeResponse:
+        return billing_pb.GetChargeResponse(charge=billing_pb.Charge(state=next(said)))
+
+    monkeypatch.setattr(darkroom.billing, "GetCharge", told)
+    assert (await darkroom.charge(NOBODYS)).state == billing_pb.CHARGE_STATE_PENDING
+    assert (await darkroom.charge(NOBODYS, wait_s=load.POSTED_WITHIN_S)).state == billing_pb.CHARGE_STATE_POSTED
+
+
 async def test_bytes_that_are_not_those_that_were_stored_leave_no_file(
     darkroom: client.AsyncClient, tmp_path: Path
 ) -> None:

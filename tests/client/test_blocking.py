@@ -19,8 +19,7 @@ def test_the_verbs_work_without_asyncio(platform: platforms.Platform, tmp_path: 
         assert made.state == generation_pb2.GENERATION_STATE_SUCCEEDED
         assert darkroom.get(made.generation_id) == darkroom.cancel(made.generation_id) == made
         darkroom.download(made.artifacts[0], tmp_path / "circle.png")
-        darkroom.call(lambda it: load.posted(it, made.generation_id))
-        assert darkroom.charge(made.generation_id).state == billing_pb.CHARGE_STATE_POSTED
+        assert darkroom.charge(made.generation_id, wait_s=load.POSTED_WITHIN_S).state == billing_pb.CHARGE_STATE_POSTED
         assert [model.name for model in darkroom.call(lambda it: it.models())] == ["pocket-image"]
     assert (tmp_path / "circle.png").read_bytes().startswith(b"\x89PNG")
 

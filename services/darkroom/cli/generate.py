@@ -3,7 +3,6 @@
 `options` are turned into one request; `follow` shows its progress, and `report` what came of it. `demo` uses the same two.
 """
 
-import asyncio
 import datetime
 import pathlib
 import uuid
@@ -23,7 +22,6 @@ EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "video/mp4": "mp4", "audi
 PICTURE_BYTES_MAX = 256 << 10  # what a request carries itself
 PICTURES = ("source", "mask")
 POSTING_WAIT_S = 5.0  # the relay posts a charge within a fraction of a second; after this it is shown as PENDING
-POSTING_POLL_S = 0.1
 
 
 class _Kind(NamedTuple):
@@ -178,7 +176,9 @@ async def carry_out(
     for artifact, path in zip(generation.artifacts, paths, strict=True):
         await darkroom.download(artifact, path)
     explanation = await darkroom.explain(generation.generation_id)
-    return Result(generation, paths, explanation, await _posted(darkroom, generation.generation_id))
+    return Result(
+        generation, paths, explanation, await darkroom.charge(generation.generation_id, wait_s=POSTING_WAIT_S)
+    )
 
 
 async def follow(darkroom: client.AsyncClient, generation: generation_pb.Generation) -> generation_pb.Generation:
@@ -224,14 +224,3 @@ def report(result: Result, *, as_json: bool) -> None:
 def extension(media_type: str) -> str:
     """The file name's ending for a type."""
     return EXTENSIONS.get(media_type, "bin")
-
-
-async def _posted(darkroom: client.AsyncClient, generation_id: str) -> billing_pb.Charge:
-    """The charge, waiting a little for the ledger; PENDING if it takes longer."""
-    deadline_s = asyncio.get_running_loop().time() + POSTING_WAIT_S
-    while True:
-        charge = await darkroom.charge(generation_id)
-        waited_out = asyncio.get_running_loop().time() > deadline_s
-        if charge.state != billing_pb.CHARGE_STATE_PENDING or waited_out:
-            return charge
-        await asyncio.sleep(POSTING_POLL_S)

@@ -1,5 +1,7 @@
 """`darkroom models list | show`: the catalogue."""
 
+from typing import Any
+
 import click
 
 from darkroom import money
@@ -46,6 +48,10 @@ def show_(name: str, as_json: bool) -> None:
     if model.samplers:
         click.echo(f"\nsamplers {', '.join(model.samplers)}")
     click.echo(f"quality tiers {', '.join(show.tier_name(tier) for tier in model.qualities)}")
+    click.echo(f"a prompt of {model.prompt_bytes_max} bytes and {model.adapters_max} LoRAs at most")
+    extras = show.as_dict(model.extras_schema).get("properties", {})
+    if extras:
+        click.echo(f"extras {', '.join(f'{name} ({_extra(schema)})' for name, schema in sorted(extras.items()))}")
     price = [(field.name, value) for field, value in model.price.ListFields() if field.name.startswith("nanos_per_")]
     click.echo("")
     units = ((name.removeprefix("nanos_per_"), value) for name, value in price)
@@ -55,6 +61,12 @@ def show_(name: str, as_json: bool) -> None:
 
 def _kind(model: model_pb.Model) -> str:
     return model_pb.ModelKind.Name(model.kind).removeprefix("MODEL_KIND_").lower()
+
+
+def _extra(schema: dict[str, Any]) -> str:
+    """What an extra may be: its type and bounds, as its JSON Schema has them."""
+    parts = (f"{word} {schema[name]:g}" for word, name in (("from", "minimum"), ("to", "maximum")) if name in schema)
+    return " ".join([str(schema.get("type", "anything")), *parts])
 
 
 def _limits(model: model_pb.Model, name: str) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ moves its bytes.
 import asyncio
 import contextlib
 import pathlib
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from types import TracebackType
 from typing import Self
@@ -23,11 +24,7 @@ from darkroom.api.lora_store.v1 import lora_service_pb2_grpc
 from darkroom.api.media_store.v1 import media_service_pb2 as media_pb
 from darkroom.api.media_store.v1 import media_service_pb2_grpc
 from darkroom.api.scheduler.v1 import fleet_service_pb2 as fleet_pb
-from darkroom.api.scheduler.v1 import (
-    fleet_service_pb2_grpc,
-    generation_service_pb2_grpc,
-    model_service_pb2_grpc,
-)
+from darkroom.api.scheduler.v1 import fleet_service_pb2_grpc, generation_service_pb2_grpc, model_service_pb2_grpc
 from darkroom.api.scheduler.v1 import generation_pb2 as generation_pb
 from darkroom.api.scheduler.v1 import generation_service_pb2 as service_pb
 from darkroom.api.scheduler.v1 import model_service_pb2 as model_pb
@@ -36,6 +33,7 @@ from darkroom.client import transfer
 from darkroom.client.request import Endpoints
 
 PAGE_SIZE = 200
+POSTING_POLL_S = 0.1
 RESUME_PAUSE_S = 0.5
 RESUME_PATIENCE_S = 60.0  # for a scheduler that is started again somewhere
 FINAL_STATES = frozenset(
@@ -232,8 +230,16 @@ class AsyncClient:
         with _translated():
             await self.lora_store.DeleteLora(lora_pb.DeleteLoraRequest(adapter_id=adapter_id))
 
-    async def charge(self, generation_id: str) -> billing_pb.Charge:
-        """One generation's billing outcome; PENDING while it has not reached the ledger."""
+    async def charge(self, generation_id: str, *, wait_s: float = 0.0) -> billing_pb.Charge:
+        """One generation's billing outcome; PENDING if it has not reached the ledger within `wait_s`."""
+        until_s = time.monotonic() + wait_s
+        while (charge := await self._charge(generation_id)).state == billing_pb.CHARGE_STATE_PENDING:
+            if time.monotonic() >= until_s:
+                break
+            await asyncio.sleep(POSTING_POLL_S)
+        return charge
+
+    async def _charge(self, generation_id: str) -> billing_pb.Charge:
         try:
             with _translated():
                 return (await self.billing.GetCharge(billing_pb.GetChargeRequest(generation_id=generation_id))).charge

@@ -56,9 +56,9 @@ class Client:
         """End one generation within a step."""
         return self.call(lambda it: it.cancel(generation_id))
 
-    def charge(self, generation_id: str) -> billing_pb.Charge:
-        """One generation's billing outcome."""
-        return self.call(lambda it: it.charge(generation_id))
+    def charge(self, generation_id: str, *, wait_s: float = 0.0) -> billing_pb.Charge:
+        """One generation's billing outcome; PENDING if it has not reached the ledger within `wait_s`."""
+        return self.call(lambda it: it.charge(generation_id, wait_s=wait_s))
 
     def download(self, artifact: media_pb2.Artifact, path: pathlib.Path) -> None:
         """Write an artifact to a file."""
