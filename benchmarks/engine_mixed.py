@@ -29,7 +29,8 @@ from darkroom.model_runner.engine import job as engine_job
 BATCH_MAX = 8
 LOOKS_AT = 8  # oldest waiting requests among which a request batcher finds partners
 LOAD = 0.8
-SEED_SATURATED, SEED_PACED = 1, 2
+COUNT, QUICK = 200, 8  # requests when all come at once; twice as many when they come one by one
+SEED_SATURATED, SEED_PACED = 1120, 1121  # nothing was tuned on them
 THREADS = 1  # of one operation; more spin against each other on shared cores, in all three engines alike
 
 Events: TypeAlias = "queue.SimpleQueue[engine_job.Event]"
@@ -180,16 +181,19 @@ def main() -> None:
     """Measure on this machine's CPU."""
     options = _report.arguments(__doc__)
     torch.set_num_threads(THREADS)
-    figures, tables = compare(count=6 if options.quick else 120, place=Place())
+    count = QUICK if options.quick else COUNT
+    figures, tables = compare(saturated_count=count, paced_count=2 * count, place=Place())
     _report.finish(options.json, name="engine_mixed", figures=figures, tables=tables)
 
 
-def compare(*, count: int, place: Place) -> tuple[dict[str, float], dict[str, list[_report.Row]]]:
+def compare(
+    *, saturated_count: int, paced_count: int, place: Place
+) -> tuple[dict[str, float], dict[str, list[_report.Row]]]:
     """Measure the three engines saturated, then ours and the request batcher at 80 % of its capacity."""
     baseline = Diffusers(place)
     with tempfile.TemporaryDirectory(prefix="darkroom-mixed-") as folder:
         uses = _workload.write_adapters(pathlib.Path(folder), baseline.pipeline.transformer)
-        at_once = _workload.requests(count, per_s=None, adapters=uses, seed=SEED_SATURATED)
+        at_once = _workload.requests(saturated_count, per_s=None, adapters=uses, seed=SEED_SATURATED)
         baseline.paint(at_once[:1])
         saturated = {
             "ours": _measure("ours, saturated", lambda: ours(at_once, place)),
@@ -197,7 +201,7 @@ def compare(*, count: int, place: Place) -> tuple[dict[str, float], dict[str, li
             "request batching": _measure("request batching, saturated", lambda: baseline.serve(at_once, equal)),
         }
         rate_per_s = LOAD * saturated["request batching"].per_s
-        coming = _workload.requests(count, per_s=rate_per_s, adapters=uses, seed=SEED_PACED)
+        coming = _workload.requests(paced_count, per_s=rate_per_s, adapters=uses, seed=SEED_PACED)
         paced = {
             "ours": _measure("ours, paced", lambda: ours(coming, place)),
             "request batching": _measure("request batching, paced", lambda: baseline.serve(coming, equal)),

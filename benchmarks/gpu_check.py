@@ -6,6 +6,7 @@ bfloat16 and float32, checkpoint and resume, the mixed batch benchmark. `models`
 diffusers eager and compiled. `kernels`: every kernel against its reference, and its time. It exits with 1 if a check fails.
 """
 
+import dataclasses
 import io
 import itertools
 import sys
@@ -19,10 +20,12 @@ import numpy as np
 import PIL.Image
 import torch
 
+from darkroom.model_runner.engine import job as engine_job
 from darkroom_kernels import bench, dispatch, guidance_step, ops, testing
 from darkroom_kernels.guidance_step import shapes
 
 STEPS = (3, 28, 5, 50)
+RESUMED_STEPS = 50
 LEVELS_MAX = {"float32": 1.0, "bfloat16": 255.0}
 LEVELS_MEAN_MAX = {"float32": 0.01, "bfloat16": 2.0}
 
@@ -68,8 +71,18 @@ def check_engine(device: torch.device, *, quick: bool) -> Checked:
         if levels.highest > LEVELS_MAX[dtype] or levels.mean > LEVELS_MEAN_MAX[dtype]:
             failures.append(f"{dtype}: pictures differ from diffusers' by up to {levels.highest:.0f} levels")
         rows.append({"dtype": dtype, "levels_max": levels.highest, "levels_mean": levels.mean})
+    for dtype in ("float32", "bfloat16"):
+        apart, step = _resumed(engine_mixed.Place(str(device), dtype))
+        figures |= {f"resumed_{dtype}_levels_max": apart, f"resumed_{dtype}_at_step": float(step)}
+        if apart > 1 or not 0 < step < RESUMED_STEPS:
+            failures.append(
+                f"{dtype}: resumed at step {step}, a picture is {apart:.0f} levels from the uninterrupted one"
+            )
+    count = engine_mixed.QUICK if quick else 120
     mixed, tables = engine_mixed.compare(
-        count=4 if quick else 120, place=engine_mixed.Place(str(device), "float32" if quick else "bfloat16")
+        saturated_count=count,
+        paced_count=count,
+        place=engine_mixed.Place(str(device), "float32" if quick else "bfloat16"),
     )
     return Checked(figures | mixed, {"pictures of a mixed batch beside FluxPipeline's": rows, **tables}, failures)
 
@@ -133,6 +146,27 @@ def _difference(place: engine_mixed.Place) -> Levels:
         for request in requests
     ]
     return Levels(float(np.max(apart)), float(np.mean(apart)))
+
+
+def _resumed(place: engine_mixed.Place) -> tuple[float, int]:
+    """Levels between an uninterrupted picture and one that another engine went on with, and the step it went on at."""
+    prompt = "a small cyan star above a large red ring on a black background"
+    request = _workload.Request(0, 0.0, prompt, RESUMED_STEPS, interactive=False, adapter=None)
+    whole, job = engine_mixed.pictures([request], place)[0], _workload.job(request)
+    with engine_mixed.started(place, rows_live_max=1) as (first, events):
+        first.submit(job)
+        while not (isinstance(event := events.get(), engine_job.Progressed) and event.steps_done >= RESUMED_STEPS // 3):
+            pass
+        first.drain()
+        while not isinstance(event, engine_job.Suspended):
+            event = events.get()
+    with engine_mixed.started(place, rows_live_max=1) as (second, events):
+        second.submit(dataclasses.replace(job, checkpoint=event.data))
+        while not isinstance(started := events.get(), engine_job.Started):
+            pass
+        while not isinstance(ended := events.get(), engine_job.Finished):
+            pass
+    return float(np.abs(_pixels(whole) - _pixels(ended.outputs[0].data)).max()), started.resumed_step
 
 
 def _pixels(png: bytes) -> "np.ndarray[tuple[int, ...], np.dtype[np.int16]]":
