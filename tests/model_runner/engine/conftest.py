@@ -5,7 +5,6 @@ In: nothing. Out: `specs` of directories as FluxPipeline saves them, one for eac
 """
 
 import queue
-import string
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,9 @@ import transformers
 from darkroom.model_runner.engine import revision
 from darkroom.model_runner.engine.engine import Engine
 from darkroom.model_runner.engine.job import Ended, EngineConfig, Event, Finished, Job, ModelSpec
+from tests.model_runner.engine.families import unets
 
-TOKENS = 12
+TOKENS = unets.TOKENS
 WORDS = ("a", "red", "green", "blue", "circle", "square", "triangle", "left", "of", "white", "background")
 
 
@@ -110,7 +110,7 @@ def record() -> Iterator[Callable[..., Recorder]]:
 
 def _save(path: Path, guidance: Any, scheduler: dict[str, Any]) -> ModelSpec:
     torch.manual_seed(len(guidance))
-    clip, t5 = _clip_tokenizer(), _t5_tokenizer()
+    clip, t5 = unets.tokenizer(), _t5_tokenizer()
     pipeline = diffusers.FluxPipeline(
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**scheduler),
         tokenizer=clip,
@@ -164,12 +164,6 @@ def _save(path: Path, guidance: Any, scheduler: dict[str, Any]) -> ModelSpec:
         guidance=guidance,
         memory_bytes=1_000_000,
     )
-
-
-def _clip_tokenizer() -> transformers.CLIPTokenizer:
-    letters = [*string.ascii_lowercase, *(f"{letter}</w>" for letter in string.ascii_lowercase)]
-    vocabulary = {token: index for index, token in enumerate(["<|startoftext|>", "<|endoftext|>", *letters])}
-    return transformers.CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=TOKENS)
 
 
 def _t5_tokenizer() -> transformers.T5TokenizerFast:

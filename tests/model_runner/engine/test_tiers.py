@@ -10,20 +10,20 @@ from darkroom.model_runner.engine import quantize, tiers
 from darkroom.model_runner.engine.families import flux
 from darkroom.model_runner.engine.job import AdapterUse, Job
 from darkroom.model_runner.engine.state import State
-from tests.model_runner.engine.families import unets
+from tests.model_runner.engine.families import residents
 
 
 @pytest.fixture
 def model(specs: Any, monkeypatch: pytest.MonkeyPatch) -> flux.Flux:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)  # whatever this machine has, it computes
-    loaded: flux.Flux = unets.load(flux, specs["true_cfg"])
+    loaded: flux.Flux = residents.load(flux, specs["true_cfg"])
     return loaded
 
 
 @torch.inference_mode()
 def made(model: Any, *jobs: Job) -> list[State]:
     """Run the jobs, all in one batch."""
-    return unets.run(model, [state for states in model.prepare(jobs) for state in states])
+    return residents.run(model, [state for states in model.prepare(jobs) for state in states])
 
 
 def pictures(model: flux.Flux, states: list[State]) -> list[Tensor]:

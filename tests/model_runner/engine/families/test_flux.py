@@ -16,8 +16,8 @@ from darkroom import catalog
 from darkroom.model_runner.engine import errors, revision
 from darkroom.model_runner.engine.families import flux
 from darkroom.model_runner.engine.job import AdapterUse, Job, ModelSpec
-from tests.model_runner.engine.families import unets
-from tests.model_runner.engine.families.unets import distance, run
+from tests.model_runner.engine.families import residents
+from tests.model_runner.engine.families.residents import distance, run
 
 TOLERANCE = 2e-3  # of pixels in [0, 1]
 POCKET_IMAGE = Path(catalog.__file__).parent / "models" / "pocket-image"
@@ -37,7 +37,7 @@ def pipelines(specs: dict[str, ModelSpec]) -> dict[str, diffusers.FluxPipeline]:
 
 
 def load(spec: ModelSpec, **options: Any) -> flux.Flux:
-    loaded: flux.Flux = unets.load(flux, spec, **options)
+    loaded: flux.Flux = residents.load(flux, spec, **options)
     return loaded
 
 
@@ -85,8 +85,8 @@ def test_alone_equals_the_pipeline(
     models: Any, pipelines: Any, make_job: Any, name: str, changes: Any, steps: int, size: tuple[int, int]
 ) -> None:
     job = make_job("1", model=name, steps=steps, width=size[0], height=size[1], **changes)
-    (latents,) = unets.latents(models[name], job)
-    assert distance(latents, reference(pipelines[name], job, output_type="latent")[0]) <= unets.TOLERANCE
+    (latents,) = residents.latents(models[name], job)
+    assert distance(latents, reference(pipelines[name], job, output_type="latent")[0]) <= residents.TOLERANCE
 
 
 def test_four_rows_of_different_steps_seeds_prompts_and_guidance_equal_the_pipeline(
@@ -98,9 +98,9 @@ def test_four_rows_of_different_steps_seeds_prompts_and_guidance_equal_the_pipel
         make_job("3", steps=5, seeds=(3,), guidance_scale=1.5, negative_prompt="a red circle"),
         make_job("4", steps=4, seeds=(4,), guidance_scale=4.0, prompt="", negative_prompt="white background"),
     ]
-    for job, latents in zip(jobs, unets.latents(models["true_cfg"], *jobs), strict=True):
+    for job, latents in zip(jobs, residents.latents(models["true_cfg"], *jobs), strict=True):
         expected = reference(pipelines["true_cfg"], job, output_type="latent")[0]
-        assert distance(latents, expected) <= unets.TOLERANCE
+        assert distance(latents, expected) <= residents.TOLERANCE
     pictures = paint(models["true_cfg"], *jobs)
     for job, picture in zip(jobs, pictures, strict=True):
         assert picture.shape == (3, job.height, job.width)
@@ -174,40 +174,24 @@ def test_guidance_of_one_makes_no_second_prediction(models: Any, make_job: Any) 
 def test_adapters_of_a_mixed_batch_equal_the_pipeline_with_merged_weights(
     specs: Any, models: Any, make_job: Any, tmp_path: Path
 ) -> None:
-    use, scales = _random_adapter(specs["true_cfg"], tmp_path / "adapter.safetensors"), (0.0, 1.0, -0.5)
+    transformer = models["true_cfg"]._pipeline.transformer
+    use, scales = residents.adapter(transformer, tmp_path / "adapter.safetensors"), (0.0, 1.0, -0.5)
     jobs = [
         make_job(str(scale), seeds=(index,), adapters=(dataclasses.replace(use, scale=scale),) if scale else ())
         for index, scale in enumerate(scales)
     ]
     pictures = paint(models["true_cfg"], *jobs)
     for job, scale, picture in zip(jobs, scales, pictures, strict=True):
-        expected = reference(_merged(specs["true_cfg"], use.path, scale), job)[0]
+        expected = reference(_merged(specs["true_cfg"], dataclasses.replace(use, scale=scale)), job)[0]
         assert distance(picture, expected) <= TOLERANCE
     (plain,) = paint(models["true_cfg"], dataclasses.replace(jobs[1], adapters=()))
     assert distance(plain, pictures[1]) > 10 * TOLERANCE
 
 
-def _random_adapter(spec: ModelSpec, path: Path) -> AdapterUse:
-    """Write a rank-4 adapter of every linear layer of the transformer, as diffusers names them."""
-    transformer = diffusers.FluxTransformer2DModel.from_pretrained(spec.path / "transformer")
-    torch.manual_seed(5)
-    tensors = {}
-    for name, module in transformer.named_modules():
-        if isinstance(module, torch.nn.Linear):
-            tensors[f"transformer.{name}.lora_A.weight"] = torch.randn(4, module.in_features) / 8
-            tensors[f"transformer.{name}.lora_B.weight"] = torch.randn(module.out_features, 4) / 8
-    safetensors.torch.save_file(tensors, path)
-    return AdapterUse(path=path, digest="a" * 64, scale=1.0)
-
-
-def _merged(spec: ModelSpec, adapter: Path, scale: float) -> diffusers.FluxPipeline:
+def _merged(spec: ModelSpec, use: AdapterUse) -> diffusers.FluxPipeline:
     pipeline = diffusers.FluxPipeline.from_pretrained(spec.path, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
-    tensors = safetensors.torch.load_file(adapter)
-    for name, module in pipeline.transformer.named_modules():
-        if isinstance(module, torch.nn.Linear):
-            down, up = (tensors[f"transformer.{name}.lora_{part}.weight"] for part in "AB")
-            module.weight.data += scale * up @ down
+    pipeline.transformer = residents.merged(pipeline.transformer, use)
     return pipeline
 
 

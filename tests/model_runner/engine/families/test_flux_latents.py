@@ -16,13 +16,13 @@ from darkroom.model_runner.engine import checkpoint, encode, errors
 from darkroom.model_runner.engine.families import flux, flux_latents
 from darkroom.model_runner.engine.job import Job, ModelSpec, Usage
 from darkroom.model_runner.pocket import judge
-from tests.model_runner.engine.families import unets
-from tests.model_runner.engine.families.unets import TOLERANCE, distance, latents
+from tests.model_runner.engine.families import residents
+from tests.model_runner.engine.families.residents import TOLERANCE, distance, latents
 
 PICTURES = {
-    name: unets.picture(*size) for name, size in {"wide": (44, 36), "small": (24, 16), "same": (32, 32)}.items()
+    name: residents.picture(*size) for name, size in {"wide": (44, 36), "small": (24, 16), "same": (32, 32)}.items()
 }
-MASK = unets.mask(30, 30)
+MASK = residents.mask(30, 30)
 CLASSES = {
     "text": diffusers.FluxPipeline,
     "image": diffusers.FluxImg2ImgPipeline,
@@ -51,7 +51,7 @@ def known(specs: dict[str, ModelSpec], tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def models(known: dict[str, ModelSpec]) -> dict[str, flux.Flux]:
-    return {name: unets.load(flux, spec) for name, spec in known.items()}
+    return {name: residents.load(flux, spec) for name, spec in known.items()}
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +71,9 @@ def reference(parts: dict[str, Any], task: str, job: Job, *, output_type: str = 
     if "true_cfg_scale" in job.extras:
         options |= {"true_cfg_scale": job.extras["true_cfg_scale"], "negative_prompt": job.negative_prompt}
     if job.source_image is not None:
-        options["image"] = unets.image(job.source_image)
+        options["image"] = residents.image(job.source_image)
     if job.mask_image is not None:
-        options["mask_image"] = unets.image(job.mask_image)
+        options["mask_image"] = residents.image(job.mask_image)
     if job.strength is not None:
         options["strength"] = job.strength
     if task == "edit":
@@ -145,7 +145,7 @@ def test_rows_of_different_pictures_of_one_size_share_a_batch(
     models: Any, parts: Any, make_job: Any, task: str
 ) -> None:
     mask = {"mask_image": MASK} if task == "fill" else {}
-    flipped = unets.image(PICTURES["same"]).transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT)
+    flipped = residents.image(PICTURES["same"]).transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT)
     written = io.BytesIO()
     flipped.save(written, format="PNG")
     jobs = [
@@ -165,7 +165,7 @@ def test_edits_of_pictures_of_different_sizes_share_no_batch(models: Any, make_j
 
 def test_a_large_picture_is_edited_smaller(models: Any, make_job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flux_latents, "EDITED_PIXELS_MAX", 20 * 20)
-    ((state,),) = models["edit"].prepare([make_job("1", model="edit", source_image=unets.picture(80, 20))])
+    ((state,),) = models["edit"].prepare([make_job("1", model="edit", source_image=residents.picture(80, 20))])
     assert state.batch_key.task == "edit 40x8"
     assert len(state.conditioning["source"]) == 10 * 2
 
@@ -180,7 +180,7 @@ def test_each_seed_draws_its_own_start(models: Any, parts: Any, make_job: Any) -
 def test_what_the_mask_keeps_is_the_picture(models: Any, parts: Any, make_job: Any) -> None:
     job = make_job("1", source_image=PICTURES["same"], mask_image=MASK, strength=1.0)
     with torch.inference_mode():
-        (picture,) = models["true_cfg"].decode(unets.run(models["true_cfg"], models["true_cfg"].prepare([job])[0]))
+        (picture,) = models["true_cfg"].decode(residents.run(models["true_cfg"], models["true_cfg"].prepare([job])[0]))
     expected = reference(parts["true_cfg"], "inpaint", job, output_type="pt")
     assert distance(picture.clamp(0, 1), expected) <= TOLERANCE
 
@@ -207,14 +207,14 @@ def test_refuses_what_the_model_cannot_do(models: Any, make_job: Any, model: str
 
 def test_pocket_image_paints_a_part_anew_and_keeps_the_other(make_job: Any) -> None:
     folder = Path(catalog.__file__).parent / "models" / "pocket-image"
-    model = unets.load(flux, dataclasses.replace(unets.spec(folder, family="flux"), name="pocket-image"))
+    model = residents.load(flux, dataclasses.replace(residents.spec(folder, family="flux"), name="pocket-image"))
     shape = {"model": "pocket-image", "width": 64, "height": 64, "steps": 28, "max_sequence_length": 20, "seeds": (3,)}
     before, after = (f"a {thing} left of a blue square on a white background" for thing in ("red circle", "green star"))
     (first,) = painted(model, make_job("1", prompt=before, **shape))
     source = {"source_image": encode.png(first), "mask_image": MASK, "strength": 1.0}
     (second,) = painted(model, make_job("2", prompt=after, **shape, **source))
     for prompt, picture in ((before, first), (after, second)):
-        assert judge.judge(prompt, unets.image(encode.png(picture))).ok
+        assert judge.judge(prompt, residents.image(encode.png(picture))).ok
     assert distance(first[:, :, 34:], second[:, :, 34:]) < 0.1
 
 
@@ -229,10 +229,10 @@ def test_one_checkpoint_of_every_task_goes_on_to_the_same_latents(
             (state,) = models[model].advance([state], models[model].denoise([state]))
             data = checkpoint.save([state], usage, job=job, spec=known[model])
             back = checkpoint.load(data, job=job, spec=known[model], device=torch.device("cpu")).images[0]
-            (expected,), (found,) = (unets.run(models[model], [one]) for one in (state, back))
+            (expected,), (found,) = (residents.run(models[model], [one]) for one in (state, back))
         assert torch.equal(found.latents, expected.latents)
 
 
 @torch.inference_mode()
 def painted(model: flux.Flux, job: Job) -> list[Tensor]:
-    return model.decode(unets.run(model, model.prepare([job])[0]))
+    return model.decode(residents.run(model, model.prepare([job])[0]))

@@ -26,7 +26,7 @@ from darkroom.model_runner.engine.job import (
     Suspended,
 )
 from darkroom.model_runner.engine.state import State
-from tests.model_runner.engine.families import tiny_media
+from tests.model_runner.engine.families import residents, tiny_media
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")  # diffusers' vocoder uses the old one
 
@@ -38,13 +38,13 @@ def models(specs: Mapping[str, ModelSpec], tmp_path_factory: pytest.TempPathFact
     tiny_media.wan(folder / "from_image", image=True)
     tiny_media.stable_audio(folder / "audio")
     media = {"video": "video", "from_image": "video", "audio": "audio"}
-    made = {name: tiny_media.spec(folder / name, family="pipeline", medium=kind) for name, kind in media.items()}
-    return made | {"image": tiny_media.spec(specs["true_cfg"].path, family="pipeline")}
+    made = {name: residents.spec(folder / name, family="pipeline", medium=kind) for name, kind in media.items()}
+    return made | {"image": residents.spec(specs["true_cfg"].path, family="pipeline")}
 
 
 @pytest.fixture(scope="module")
 def families(models: dict[str, ModelSpec]) -> dict[str, pipeline.Pipeline]:
-    return {name: tiny_media.load(pipeline, model) for name, model in models.items()}
+    return {name: residents.load(pipeline, model) for name, model in models.items()}
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from typing import Any
 
 import diffusers
 import pytest
-import safetensors.torch
 import tokenizers
 import torch
 import transformers
@@ -15,12 +14,11 @@ from torch import Tensor
 
 from darkroom.model_runner.engine import errors
 from darkroom.model_runner.engine.families import qwen_image
-from darkroom.model_runner.engine.job import AdapterUse, Job, ModelSpec
-from darkroom.model_runner.engine.state import State
-from tests.model_runner.engine.families import unets
-from tests.model_runner.engine.families.unets import TOLERANCE, distance, latents
+from darkroom.model_runner.engine.job import Job, ModelSpec
+from tests.model_runner.engine.families import residents
+from tests.model_runner.engine.families.residents import TOLERANCE, distance, latents
 
-PICTURE = unets.picture(40, 36)
+PICTURE = residents.picture(40, 36)
 TOKENS = 64
 LONG = "a red circle left of a blue square"
 
@@ -36,12 +34,12 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> diffusers.QwenImagePip
 
 @pytest.fixture(scope="module")
 def spec(pipeline: diffusers.QwenImagePipeline) -> ModelSpec:
-    return unets.spec(Path(pipeline.name_or_path), family="qwen_image")
+    return residents.spec(Path(pipeline.name_or_path), family="qwen_image")
 
 
 @pytest.fixture(scope="module")
 def model(spec: ModelSpec) -> qwen_image.QwenImage:
-    loaded: qwen_image.QwenImage = unets.load(qwen_image, spec)
+    loaded: qwen_image.QwenImage = residents.load(qwen_image, spec)
     return loaded
 
 
@@ -111,19 +109,13 @@ def text_encoder(vocabulary: int) -> transformers.Qwen2_5_VLForConditionalGenera
     return transformers.Qwen2_5_VLForConditionalGeneration(config)
 
 
-@torch.inference_mode()
-def develop(model: qwen_image.QwenImage, *jobs: Job) -> list[State]:
-    """Return the last states of jobs, made in one batch that rows leave when they are done."""
-    return unets.run(model, [state for prepared in model.prepare(jobs) for state in prepared])
-
-
 def reference(pipeline: diffusers.QwenImagePipeline, job: Job, *, output_type: str = "latent") -> Tensor:
     """Return the pipeline's latents [tokens, 16] of a job of one image, or its picture."""
     options: dict[str, Any] = {}
     if job.source_image is not None:
         pipeline = diffusers.QwenImageImg2ImgPipeline(**pipeline.components)
         pipeline.set_progress_bar_config(disable=True)
-        options["image"] = unets.image(job.source_image)
+        options["image"] = residents.image(job.source_image)
         options["strength"] = 0.6 if job.strength is None else job.strength
     with torch.inference_mode():
         made: Tensor = pipeline(
@@ -184,7 +176,7 @@ def test_image_to_image_equals_its_pipeline(
 def test_pictures_are_decoded_together_as_the_pipeline_does(model: Any, pipeline: Any, job: Any) -> None:
     jobs = [job("1"), job("2", seeds=(8,), prompt="blue")]
     with torch.inference_mode():
-        states = [unets.run(model, states)[0] for states in model.prepare(jobs)]
+        states = [residents.run(model, states)[0] for states in model.prepare(jobs)]
         pictures = model.decode(states)
     for one, picture in zip(jobs, pictures, strict=True):
         assert distance(picture.clamp(0, 1), reference(pipeline, one, output_type="pt")) <= TOLERANCE
@@ -199,22 +191,13 @@ def test_a_caption_too_long_is_cut_as_the_pipeline_does(model: Any, pipeline: An
 def test_adapters_of_a_mixed_batch_equal_merged_weights(
     model: Any, spec: ModelSpec, pipeline: Any, job: Any, tmp_path: Path
 ) -> None:
-    torch.manual_seed(5)
-    names = [name for name, module in pipeline.transformer.named_modules() if isinstance(module, torch.nn.Linear)]
-    tensors = {}
-    for name in names:
-        weight = pipeline.transformer.get_submodule(name).weight
-        tensors[f"transformer.{name}.lora_A.weight"] = torch.randn(4, weight.shape[1]) / 8
-        tensors[f"transformer.{name}.lora_B.weight"] = torch.randn(weight.shape[0], 4) / 8
-    safetensors.torch.save_file(tensors, tmp_path / "adapter.safetensors")
-    use = AdapterUse(path=tmp_path / "adapter.safetensors", digest="a" * 64, scale=0.5)
+    file = tmp_path / "adapter.safetensors"
+    use = dataclasses.replace(residents.adapter(pipeline.transformer, file), scale=0.5)
     jobs = [job("1", adapters=(use,)), job("2", seeds=(8,))]
     changed, plain = latents(model, *jobs)
     merged = diffusers.QwenImagePipeline.from_pretrained(spec.path, local_files_only=True)
     merged.set_progress_bar_config(disable=True)
-    for name in names:
-        down, up = (tensors[f"transformer.{name}.lora_{part}.weight"] for part in "AB")
-        merged.transformer.get_submodule(name).weight.data += 0.5 * up @ down
+    merged.transformer = residents.merged(pipeline.transformer, use)
     assert distance(changed, reference(merged, jobs[0])) <= TOLERANCE
     assert distance(plain, reference(pipeline, jobs[1])) <= TOLERANCE
     assert distance(changed, reference(pipeline, jobs[0])) > 100 * TOLERANCE
@@ -238,14 +221,14 @@ def test_refuses_what_the_model_cannot_do(model: Any, job: Any, changes: Any, te
 
 
 def test_a_distilled_model_takes_no_guidance(spec: ModelSpec, pipeline: Any, job: Any) -> None:
-    lightning = unets.load(qwen_image, dataclasses.replace(spec, guidance="none"))
+    lightning = residents.load(qwen_image, dataclasses.replace(spec, guidance="none"))
     one = job(guidance_scale=3.0)
     (found,) = latents(lightning, one)
     assert distance(found, reference(pipeline, dataclasses.replace(one, guidance_scale=1.0))) <= TOLERANCE
     with pytest.raises(errors.BadRequest, match="negative_prompt"):
         lightning.prepare([job(negative_prompt="red")])
     with pytest.raises(errors.LoadFailed, match="embedded guidance"):
-        unets.load(qwen_image, dataclasses.replace(spec, guidance="embedded"))
+        residents.load(qwen_image, dataclasses.replace(spec, guidance="embedded"))
 
 
 def test_rows_of_a_draft_skip_blocks_as_they_would_alone(model: Any, job: Any) -> None:
@@ -253,7 +236,7 @@ def test_rows_of_a_draft_skip_blocks_as_they_would_alone(model: Any, job: Any) -
         job("1", tier="DRAFT", steps=30, guidance_scale=1.5, prompt="red", negative_prompt=LONG),
         job("2", tier="DRAFT", steps=5, guidance_scale=2.0, prompt=LONG),
     ]
-    together, alone = develop(model, *jobs), [develop(model, one)[0] for one in jobs]
+    together, alone = residents.develop(model, *jobs), [residents.develop(model, one)[0] for one in jobs]
     assert [state.cached_steps for state in together] == [state.cached_steps for state in alone]
     assert together[0].cached_steps > 0
     for one, other in zip(together, alone, strict=True):
@@ -262,7 +245,7 @@ def test_rows_of_a_draft_skip_blocks_as_they_would_alone(model: Any, job: Any) -
 
 def test_high_computes_with_a_lighter_copy(spec: ModelSpec, job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)  # whatever this machine has, it computes
-    model = unets.load(qwen_image, spec)
-    (high,), (exact,) = develop(model, job(tier="HIGH")), develop(model, job())
+    model = residents.load(qwen_image, spec)
+    (high,), (exact,) = residents.develop(model, job(tier="HIGH")), residents.develop(model, job())
     assert (high.tier, high.batch_key.precision) == ("HIGH", "high")
     assert 0 < distance(high.latents, exact.latents) < 0.5

@@ -15,8 +15,8 @@ from torch import Tensor
 from darkroom.model_runner.engine import errors
 from darkroom.model_runner.engine.families import sdxl
 from darkroom.model_runner.engine.job import Job, ModelSpec
-from tests.model_runner.engine.families import unet_checks, unets
-from tests.model_runner.engine.families.unets import TOLERANCE, distance, latents
+from tests.model_runner.engine.families import residents, unet_checks, unets
+from tests.model_runner.engine.families.residents import TOLERANCE, distance, latents
 
 PIPELINES = {
     "text": diffusers.StableDiffusionXLPipeline,
@@ -46,7 +46,7 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSpec]:
 
 @pytest.fixture(scope="module")
 def models(specs: dict[str, ModelSpec]) -> dict[str, sdxl.Sdxl]:
-    return {name: unets.load(sdxl, spec) for name, spec in specs.items()}
+    return {name: residents.load(sdxl, spec) for name, spec in specs.items()}
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +155,7 @@ def test_decodes_a_batch_into_the_pictures_of_the_pipeline(subject: unet_checks.
 
 
 def test_texts_of_all_jobs_are_encoded_in_one_call_and_only_once(specs: Any, make_job: Any) -> None:
-    model, calls = unets.load(sdxl, specs["base"]), []
+    model, calls = residents.load(sdxl, specs["base"]), []
     model._pipeline.text_encoder_2.register_forward_pre_hook(lambda _, given: calls.append(len(given[0])))
     jobs = [make_job("1"), make_job("2", prompt="blue", negative_prompt="red"), make_job("3", prompt="blue")]
     with torch.inference_mode():
@@ -188,10 +188,10 @@ def test_a_step_leaves_the_states_it_was_given_as_they_were(subject: unet_checks
         ("base", {"sampler": "flow_euler"}, "^sampler: "),
         ("base", {"strength": 0.5}, "^source_image: "),
         ("base", {"source_image": b"no picture"}, "^source_image: "),
-        ("base", {"source_image": unets.picture(8, 8), "mask_image": b"none"}, "^mask_image: "),
-        ("base", {"source_image": unets.picture(8, 8), "strength": 0.1}, "^strength: "),
+        ("base", {"source_image": residents.picture(8, 8), "mask_image": b"none"}, "^mask_image: "),
+        ("base", {"source_image": residents.picture(8, 8), "strength": 0.1}, "^strength: "),
         ("turbo", {"negative_prompt": "red"}, "^negative_prompt: "),
-        ("inpainting", {"source_image": unets.picture(8, 8)}, "^mask_image: "),
+        ("inpainting", {"source_image": residents.picture(8, 8)}, "^mask_image: "),
     ],
 )
 def test_refuses_what_the_model_cannot_do(models: Any, make_job: Any, kind: str, changes: Any, text: str) -> None:
@@ -204,7 +204,7 @@ def test_refuses_the_refiner_before_reading_its_weights(specs: Any, tmp_path: Pa
     index |= {"requires_aesthetics_score": True, "text_encoder": [None, None], "tokenizer": [None, None]}
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(errors.LoadFailed, match="refiner"):
-        unets.load(sdxl, dataclasses.replace(specs["base"], path=tmp_path))
+        residents.load(sdxl, dataclasses.replace(specs["base"], path=tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -217,19 +217,19 @@ def test_refuses_the_refiner_before_reading_its_weights(specs: Any, tmp_path: Pa
 )
 def test_refuses_other_variants(tmp_path: Path, changes: Any, text: str) -> None:
     with pytest.raises(errors.LoadFailed, match=text):
-        unets.load(sdxl, _save(tmp_path / "variant", **changes))
+        residents.load(sdxl, _save(tmp_path / "variant", **changes))
 
 
 @pytest.mark.parametrize("upcast", [True, False])
 def test_a_vae_that_overflows_in_float16_stays_in_float32(tmp_path: Path, upcast: bool) -> None:
-    model = unets.load(sdxl, _save(tmp_path / "half", vae={"force_upcast": upcast}), dtype=torch.float16)
+    model = residents.load(sdxl, _save(tmp_path / "half", vae={"force_upcast": upcast}), dtype=torch.float16)
     assert model._pipeline.unet.dtype == torch.float16
     assert model._pipeline.vae.dtype == (torch.float32 if upcast else torch.float16)
 
 
 def test_computes_in_the_dtype_it_is_told(specs: Any, models: Any, make_job: Any) -> None:
     job = make_job("1", **TASKS["inpaint"])
-    (found,) = latents(unets.load(sdxl, specs["base"], dtype=torch.bfloat16), job)
+    (found,) = latents(residents.load(sdxl, specs["base"], dtype=torch.bfloat16), job)
     assert found.dtype == torch.float32
     assert 0 < distance(found, latents(models["base"], job)[0]) < 0.5
 
@@ -266,7 +266,7 @@ def _save(
         force_zeros_for_empty_prompt=zeros,
         add_watermarker=False,
     ).save_pretrained(path)
-    return unets.spec(path, family="sdxl", guidance=guidance)
+    return residents.spec(path, family="sdxl", guidance=guidance)
 
 
 def _components(path: Path, *, zeros: bool) -> dict[str, Any]:

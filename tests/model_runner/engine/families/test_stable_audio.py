@@ -13,7 +13,7 @@ from darkroom.model_runner.engine import checkpoint, errors, quantize
 from darkroom.model_runner.engine.families import stable_audio
 from darkroom.model_runner.engine.job import Job
 from darkroom.model_runner.engine.state import State
-from tests.model_runner.engine.families import tiny_media
+from tests.model_runner.engine.families import residents, tiny_media
 from tests.model_runner.engine.samplers import test_edm
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")  # diffusers' vocoder uses the old one
@@ -34,7 +34,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def models(folders: dict[str, Path]) -> dict[str, stable_audio.StableAudio]:
     return {
-        name: tiny_media.load(stable_audio, tiny_media.spec(path, family="stable_audio"))
+        name: residents.load(stable_audio, residents.spec(path, family="stable_audio"))
         for name, path in folders.items()
     }
 
@@ -78,23 +78,6 @@ def reference(pipeline: Any, job: Job, **options: Any) -> Tensor:
     return sounds
 
 
-@torch.inference_mode()
-def run(model: stable_audio.StableAudio, *jobs: Job) -> list[State]:
-    """Make all sounds of jobs in one batch, each row until its own end."""
-    states = [state for rows in model.prepare(jobs) for state in rows]
-    assert len({state.batch_key for state in states}) == 1
-    while going := [index for index, state in enumerate(states) if state.step < state.steps_total]:
-        batch = [states[index] for index in going]
-        for index, state in zip(going, model.advance(batch, model.denoise(batch)), strict=True):
-            states[index] = state
-    return states
-
-
-def distance(one: Tensor, other: Tensor) -> float:
-    assert one.shape == other.shape
-    return (one - other).abs().max().item()
-
-
 @pytest.mark.parametrize("duration_us", [1_000, 20_000, 32_000])
 @pytest.mark.parametrize("steps", [1, 3, 6])
 @pytest.mark.parametrize(("guidance", "negative"), [(1.0, ""), (7.0, ""), (4.0, "noise")])
@@ -103,8 +86,8 @@ def test_alone_equals_the_pipeline(
     models: Any, pipelines: Any, sound: Any, name: str, guidance: float, negative: str, steps: int, duration_us: int
 ) -> None:
     job = sound(name, steps=steps, guidance_scale=guidance, negative_prompt=negative, duration_us=duration_us)
-    (state,) = run(models[name], job)
-    assert distance(state.latents, reference(pipelines[name], job)) <= TOLERANCE
+    (state,) = residents.develop(models[name], job)
+    assert residents.distance(state.latents, reference(pipelines[name], job)) <= TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["ode", "sde", "cosine"])
@@ -116,31 +99,33 @@ def test_rows_of_different_steps_guidance_seeds_lengths_and_texts_equal_the_pipe
         sound(name, steps=6, guidance_scale=7.5, seeds=(2**40,), prompt="a high tone"),
         sound(name, steps=4, guidance_scale=4.0, seeds=(3,), negative_prompt="noise", duration_us=5_000),
     ]
-    made = run(models[name], *jobs)
+    made = residents.develop(models[name], *jobs)
     for job, state in zip(jobs, made, strict=True):
-        assert distance(state.latents, reference(pipelines[name], job)) <= TOLERANCE
-    assert min(distance(one.latents, other.latents) for one in made for other in made if one is not other) > 0.1
+        assert residents.distance(state.latents, reference(pipelines[name], job)) <= TOLERANCE
+    assert (
+        min(residents.distance(one.latents, other.latents) for one in made for other in made if one is not other) > 0.1
+    )
 
 
 def test_decoded_sounds_equal_the_pipeline(models: Any, pipelines: Any, sound: Any) -> None:
     jobs = [sound("ode", steps=2, seeds=(1,)), sound("ode", steps=3, seeds=(2,), duration_us=7_000)]
     with torch.inference_mode():
-        decoded = models["ode"].decode(run(models["ode"], *jobs))
+        decoded = models["ode"].decode(residents.develop(models["ode"], *jobs))
     for job, samples in zip(jobs, decoded, strict=True):
         assert samples.shape == (2, job.duration_us * 8 // 1000)
-        assert distance(samples, reference(pipelines["ode"], job, output_type="pt")) <= 1e-4
+        assert residents.distance(samples, reference(pipelines["ode"], job, output_type="pt")) <= 1e-4
 
 
 def test_the_sampler_may_be_chosen(models: Any, pipelines: Any, sound: Any) -> None:
     job = sound("ode", steps=4, sampler="dpmpp_2m_sde")
-    (state,) = run(models["ode"], job)  # `sde` has the same weights, and that sampler by itself
-    assert distance(state.latents, reference(pipelines["sde"], job)) <= TOLERANCE
-    assert distance(state.latents, reference(pipelines["ode"], job)) > 0.1
+    (state,) = residents.develop(models["ode"], job)  # `sde` has the same weights, and that sampler by itself
+    assert residents.distance(state.latents, reference(pipelines["sde"], job)) <= TOLERANCE
+    assert residents.distance(state.latents, reference(pipelines["ode"], job)) > 0.1
 
 
 @torch.inference_mode()
 def test_a_saved_state_goes_on_bit_by_bit(models: Any, folders: dict[str, Path], sound: Any) -> None:
-    model, spec = models["cosine"], tiny_media.spec(folders["cosine"], family="stable_audio")
+    model, spec = models["cosine"], residents.spec(folders["cosine"], family="stable_audio")
     job = sound("cosine", steps=5, negative_prompt="noise", duration_us=5_000)
     ((state,),) = model.prepare([job])
     for _ in range(2):
@@ -170,19 +155,22 @@ def test_what_it_cannot_make_is_refused_by_name(models: Any, sound: Any, changes
 
 def test_a_draft_keeps_its_cache(models: Any, pipelines: Any, sound: Any) -> None:
     job = sound("ode", steps=6, tier="DRAFT")
-    (state,) = run(models["ode"], job)
+    (state,) = residents.develop(models["ode"], job)
     assert (state.tier, set(state.cache)) == ("DRAFT", {"first", "rest", "spent", "drift"})
-    assert distance(state.latents, reference(pipelines["ode"], job)) < 1.0
+    assert residents.distance(state.latents, reference(pipelines["ode"], job)) < 1.0
 
 
 def test_tier_high_is_near(models: Any, sound: Any) -> None:
     cpu = torch.device("cpu")
     job = sound("ode", steps=4)
-    (state,), (high,) = run(models["ode"], job), run(models["ode"], dataclasses.replace(job, tier="HIGH"))
+    (state,), (high,) = (
+        residents.develop(models["ode"], job),
+        residents.develop(models["ode"], dataclasses.replace(job, tier="HIGH")),
+    )
     assert high.tier == ("HIGH" if quantize.is_possible(cpu, torch.float32) else "LOSSLESS")
-    assert distance(state.latents, high.latents) < 0.2
+    assert residents.distance(state.latents, high.latents) < 0.2
 
 
 def test_guidance_as_an_input_is_refused(folders: dict[str, Path]) -> None:
     with pytest.raises(errors.LoadFailed, match="guidance"):
-        tiny_media.load(stable_audio, tiny_media.spec(folders["ode"], family="stable_audio", guidance="embedded"))
+        residents.load(stable_audio, residents.spec(folders["ode"], family="stable_audio", guidance="embedded"))

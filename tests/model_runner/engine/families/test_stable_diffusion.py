@@ -14,8 +14,8 @@ from torch import Tensor
 from darkroom.model_runner.engine import errors
 from darkroom.model_runner.engine.families import stable_diffusion
 from darkroom.model_runner.engine.job import Job, ModelSpec
-from tests.model_runner.engine.families import unet_checks, unets
-from tests.model_runner.engine.families.unets import TOLERANCE, distance, latents
+from tests.model_runner.engine.families import residents, unet_checks, unets
+from tests.model_runner.engine.families.residents import TOLERANCE, distance, latents
 
 PIPELINES = {
     "text": diffusers.StableDiffusionPipeline,
@@ -45,7 +45,7 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSpec]:
 
 @pytest.fixture(scope="module")
 def models(specs: dict[str, ModelSpec]) -> dict[str, stable_diffusion.StableDiffusion]:
-    return {name: unets.load(stable_diffusion, spec) for name, spec in specs.items()}
+    return {name: residents.load(stable_diffusion, spec) for name, spec in specs.items()}
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_decodes_a_batch_into_the_pictures_of_the_pipeline(subject: unet_checks.
 
 
 def test_texts_of_all_jobs_are_encoded_in_one_call_and_only_once(specs: Any, make_job: Any) -> None:
-    model, calls = unets.load(stable_diffusion, specs["epsilon"]), []
+    model, calls = residents.load(stable_diffusion, specs["epsilon"]), []
     model._pipeline.text_encoder.register_forward_pre_hook(lambda _, given: calls.append(len(given[0])))
     jobs = [make_job("1"), make_job("2", prompt="blue", negative_prompt="red"), make_job("3", prompt="blue")]
     with torch.inference_mode():
@@ -187,12 +187,12 @@ def test_a_step_leaves_the_states_it_was_given_as_they_were(subject: unet_checks
         ("epsilon", {"strength": 0.5}, "^source_image: "),
         ("epsilon", {"mask_image": b""}, "^source_image: "),
         ("epsilon", {"source_image": b"no picture"}, "^source_image: "),
-        ("epsilon", {"source_image": unets.picture(8, 8), "mask_image": b"none"}, "^mask_image: "),
-        ("epsilon", {"source_image": unets.picture(8, 8), "strength": 0.1}, "^strength: "),
-        ("epsilon", {"source_image": unets.picture(8, 8), "strength": 1.5}, "^strength: "),
+        ("epsilon", {"source_image": residents.picture(8, 8), "mask_image": b"none"}, "^mask_image: "),
+        ("epsilon", {"source_image": residents.picture(8, 8), "strength": 0.1}, "^strength: "),
+        ("epsilon", {"source_image": residents.picture(8, 8), "strength": 1.5}, "^strength: "),
         ("distilled", {"negative_prompt": "red"}, "^negative_prompt: "),
         ("inpainting", {}, "^mask_image: "),
-        ("inpainting", {"source_image": unets.picture(8, 8)}, "^mask_image: "),
+        ("inpainting", {"source_image": residents.picture(8, 8)}, "^mask_image: "),
     ],
 )
 def test_refuses_what_the_model_cannot_do(models: Any, make_job: Any, kind: str, changes: Any, text: str) -> None:
@@ -203,17 +203,17 @@ def test_refuses_what_the_model_cannot_do(models: Any, make_job: Any, kind: str,
 @pytest.mark.parametrize(("kind", "claimed"), [("epsilon", "embedded"), ("consistency", "true_cfg")])
 def test_refuses_a_directory_of_another_guidance(specs: Any, kind: str, claimed: Any) -> None:
     with pytest.raises(errors.LoadFailed, match="guidance"):
-        unets.load(stable_diffusion, dataclasses.replace(specs[kind], guidance=claimed))
+        residents.load(stable_diffusion, dataclasses.replace(specs[kind], guidance=claimed))
 
 
 def test_refuses_a_unet_of_another_task(tmp_path: Path) -> None:
     with pytest.raises(errors.LoadFailed, match="8 input channels"):
-        unets.load(stable_diffusion, _save(tmp_path / "pix2pix", unet={"in_channels": 8}))
+        residents.load(stable_diffusion, _save(tmp_path / "pix2pix", unet={"in_channels": 8}))
 
 
 def test_computes_in_the_dtype_it_is_told(specs: Any, models: Any, make_job: Any) -> None:
     job = make_job("1", **TASKS["inpaint"])
-    (found,) = latents(unets.load(stable_diffusion, specs["epsilon"], dtype=torch.bfloat16), job)
+    (found,) = latents(residents.load(stable_diffusion, specs["epsilon"], dtype=torch.bfloat16), job)
     assert found.dtype == torch.float32
     assert 0 < distance(found, latents(models["epsilon"], job)[0]) < 0.5
 
@@ -231,7 +231,7 @@ def _save(path: Path, *, unet: Any = None, scheduler: Any = None, guidance: str 
         feature_extractor=None,
         requires_safety_checker=False,
     ).save_pretrained(path)
-    return unets.spec(path, family="stable_diffusion", guidance=guidance)
+    return residents.spec(path, family="stable_diffusion", guidance=guidance)
 
 
 def _components(path: Path) -> dict[str, Any]:

@@ -11,10 +11,10 @@ import torch
 from darkroom.model_runner.engine import errors, samplers
 from darkroom.model_runner.engine.families import unet_latents
 from darkroom.model_runner.engine.state import BatchKey, State
-from tests.model_runner.engine.families import unets
+from tests.model_runner.engine.families import residents, unets
 
-PICTURE = {"source_image": unets.picture(32, 32)}
-MASKED = PICTURE | {"mask_image": unets.mask(32, 32)}
+PICTURE = {"source_image": residents.picture(32, 32)}
+MASKED = PICTURE | {"mask_image": residents.mask(32, 32)}
 PLAN = samplers.plan("euler", 4, config=dict(diffusers.EulerDiscreteScheduler(**unets.BETAS).config))
 
 

@@ -15,7 +15,7 @@ from darkroom.model_runner.engine import checkpoint, errors, quantize
 from darkroom.model_runner.engine.families import wan
 from darkroom.model_runner.engine.job import Job
 from darkroom.model_runner.engine.state import State
-from tests.model_runner.engine.families import tiny_media
+from tests.model_runner.engine.families import residents, tiny_media
 
 TOLERANCE = 1e-4  # of latents, whose size is about 1
 SIZES = [(32, 32, 5), (48, 32, 1), (32, 48, 9)]
@@ -32,7 +32,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def models(folders: dict[str, Path]) -> dict[str, wan.Wan]:
-    return {name: tiny_media.load(wan, tiny_media.spec(path, family="wan")) for name, path in folders.items()}
+    return {name: residents.load(wan, residents.spec(path, family="wan")) for name, path in folders.items()}
 
 
 @pytest.fixture(scope="module")
@@ -74,23 +74,6 @@ def reference(pipeline: Any, job: Job, **options: Any) -> Tensor:
     return frames
 
 
-@torch.inference_mode()
-def run(model: wan.Wan, *jobs: Job) -> list[State]:
-    """Make all videos of jobs in one batch, each row until its own end."""
-    states = [state for rows in model.prepare(jobs) for state in rows]
-    assert len({state.batch_key for state in states}) == 1
-    while going := [index for index, state in enumerate(states) if state.step < state.steps_total]:
-        batch = [states[index] for index in going]
-        for index, state in zip(going, model.advance(batch, model.denoise(batch)), strict=True):
-            states[index] = state
-    return states
-
-
-def distance(one: Tensor, other: Tensor) -> float:
-    assert one.shape == other.shape
-    return (one - other).abs().max().item()
-
-
 @pytest.mark.parametrize(("width", "height", "frames"), SIZES)
 @pytest.mark.parametrize("steps", [1, 3, 6])
 @pytest.mark.parametrize(("guidance", "negative"), [(1.0, ""), (5.0, "blue square")])
@@ -110,8 +93,8 @@ def test_alone_equals_the_pipeline(
     job = video(
         name, steps=steps, guidance_scale=guidance, negative_prompt=negative, width=width, height=height, frames=frames
     )
-    (state,) = run(models[name], job)
-    assert distance(state.latents, reference(pipelines[name], job)) <= TOLERANCE
+    (state,) = residents.develop(models[name], job)
+    assert residents.distance(state.latents, reference(pipelines[name], job)) <= TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["text", "image", "two", "image2"])
@@ -123,20 +106,22 @@ def test_rows_of_different_steps_guidance_seeds_and_texts_equal_the_pipeline(
         video(name, steps=6, guidance_scale=7.5, seeds=(2**40,), prompt="a blue square"),
         video(name, steps=4, guidance_scale=4.0, seeds=(3,), negative_prompt="noise"),
     ]
-    made = run(models[name], *jobs)
+    made = residents.develop(models[name], *jobs)
     for job, state in zip(jobs, made, strict=True):
-        assert distance(state.latents, reference(pipelines[name], job)) <= TOLERANCE
-    assert min(distance(one.latents, other.latents) for one in made for other in made if one is not other) > 0.1
+        assert residents.distance(state.latents, reference(pipelines[name], job)) <= TOLERANCE
+    assert (
+        min(residents.distance(one.latents, other.latents) for one in made for other in made if one is not other) > 0.1
+    )
 
 
 @pytest.mark.parametrize("name", ["text", "image"])
 def test_decoded_frames_equal_the_pipeline(models: Any, pipelines: Any, video: Any, name: str) -> None:
     jobs = [video(name, steps=2, seeds=(seed,)) for seed in (1, 2)]
     with torch.inference_mode():
-        decoded = models[name].decode(run(models[name], *jobs))
+        decoded = models[name].decode(residents.develop(models[name], *jobs))
     for job, frames in zip(jobs, decoded, strict=True):
         assert frames.shape == (5, 3, 32, 32)
-        assert distance(frames.clamp(0, 1), reference(pipelines[name], job, output_type="pt")) <= 1e-4
+        assert residents.distance(frames.clamp(0, 1), reference(pipelines[name], job, output_type="pt")) <= 1e-4
 
 
 def test_a_second_transformer_takes_over_below_the_boundary(models: Any, video: Any) -> None:
@@ -148,13 +133,13 @@ def test_a_second_transformer_takes_over_below_the_boundary(models: Any, video: 
             (late,) = model.advance([late], model.denoise([late]))
         together, alone = model.denoise([late, early]), [model.denoise([state]) for state in (late, early)]
     for row, single in enumerate(alone):
-        assert distance(together.positive[row], single.positive[0]) <= 1e-5
-        assert distance(together.negative[row], single.negative[0]) <= 1e-5
+        assert residents.distance(together.positive[row], single.positive[0]) <= 1e-5
+        assert residents.distance(together.negative[row], single.negative[0]) <= 1e-5
 
 
 @torch.inference_mode()
 def test_a_saved_state_goes_on_bit_by_bit(models: Any, folders: dict[str, Path], video: Any) -> None:
-    model, spec = models["image"], tiny_media.spec(folders["image"], family="wan")
+    model, spec = models["image"], residents.spec(folders["image"], family="wan")
     job = video("image", steps=5, negative_prompt="noise")
     ((state,),) = model.prepare([job])
     for _ in range(2):
@@ -187,9 +172,9 @@ def test_what_it_cannot_make_is_refused_by_name(models: Any, video: Any, name: s
 
 def test_a_draft_keeps_its_cache_and_two_transformers_make_none(models: Any, pipelines: Any, video: Any) -> None:
     job = video("text", steps=6, tier="DRAFT")
-    (state,) = run(models["text"], job)
+    (state,) = residents.develop(models["text"], job)
     assert (state.tier, set(state.cache)) == ("DRAFT", {"first", "rest", "spent", "drift"})
-    assert distance(state.latents, reference(pipelines["text"], job)) < 1.0
+    assert residents.distance(state.latents, reference(pipelines["text"], job)) < 1.0
     ((both,),) = models["two"].prepare([video("two", tier="DRAFT")])
     assert both.tier == "LOSSLESS"
 
@@ -197,14 +182,17 @@ def test_a_draft_keeps_its_cache_and_two_transformers_make_none(models: Any, pip
 def test_tier_high_is_near(models: Any, video: Any) -> None:
     cpu = torch.device("cpu")
     job = video("image", steps=4)
-    (state,), (high,) = run(models["image"], job), run(models["image"], dataclasses.replace(job, tier="HIGH"))
+    (state,), (high,) = (
+        residents.develop(models["image"], job),
+        residents.develop(models["image"], dataclasses.replace(job, tier="HIGH")),
+    )
     assert high.tier == ("HIGH" if quantize.is_possible(cpu, torch.float32) else "LOSSLESS")
-    assert distance(state.latents, high.latents) < 0.2
+    assert residents.distance(state.latents, high.latents) < 0.2
 
 
 def test_wan_2_2_s_5b_is_refused_clearly(folders: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "WanPipeline", "expand_timesteps": true}')
     with pytest.raises(errors.LoadFailed, match="one time"):
-        tiny_media.load(wan, tiny_media.spec(tmp_path, family="wan"))
+        residents.load(wan, residents.spec(tmp_path, family="wan"))
     with pytest.raises(errors.LoadFailed, match="guidance"):
-        tiny_media.load(wan, tiny_media.spec(folders["text"], family="wan", guidance="embedded"))
+        residents.load(wan, residents.spec(folders["text"], family="wan", guidance="embedded"))

@@ -17,11 +17,10 @@ from torch import Tensor
 from darkroom.model_runner.engine import errors
 from darkroom.model_runner.engine.families import z_image
 from darkroom.model_runner.engine.job import AdapterUse, Job, ModelSpec
-from darkroom.model_runner.engine.state import State
-from tests.model_runner.engine.families import unets
-from tests.model_runner.engine.families.unets import TOLERANCE, distance
+from tests.model_runner.engine.families import residents
+from tests.model_runner.engine.families.residents import TOLERANCE, distance
 
-PICTURE = unets.picture(40, 36)
+PICTURE = residents.picture(40, 36)
 TOKENS = 64
 LONG = "a red circle left of a blue square"
 TEMPLATE = "{% for message in messages %}{{ message.role[0] }}>{{ message.content }};{% endfor %}a>"
@@ -38,12 +37,12 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> diffusers.ZImagePipeli
 
 @pytest.fixture(scope="module")
 def spec(pipeline: diffusers.ZImagePipeline) -> ModelSpec:
-    return unets.spec(Path(pipeline.name_or_path), family="z_image")
+    return residents.spec(Path(pipeline.name_or_path), family="z_image")
 
 
 @pytest.fixture(scope="module")
 def model(spec: ModelSpec) -> z_image.ZImage:
-    loaded: z_image.ZImage = unets.load(z_image, spec)
+    loaded: z_image.ZImage = residents.load(z_image, spec)
     return loaded
 
 
@@ -112,7 +111,7 @@ def reference(pipeline: diffusers.ZImagePipeline, job: Job, *, output_type: str 
     if job.source_image is not None:
         pipeline = diffusers.ZImageImg2ImgPipeline(**pipeline.components)
         pipeline.set_progress_bar_config(disable=True)
-        drawn = unets.image(job.source_image)
+        drawn = residents.image(job.source_image)
         options["image"] = drawn.resize((job.width, job.height), PIL.Image.Resampling.LANCZOS)
         options["strength"] = 0.6 if job.strength is None else job.strength
     with torch.inference_mode():
@@ -131,14 +130,6 @@ def reference(pipeline: diffusers.ZImagePipeline, job: Job, *, output_type: str 
     return made
 
 
-@torch.inference_mode()
-def develop(model: z_image.ZImage, *jobs: Job) -> list[State]:
-    """Return the last states of jobs, made in one batch that rows leave when they are done."""
-    states = [state for prepared in model.prepare(jobs) for state in prepared]
-    assert len({state.batch_key for state in states}) == 1
-    return unets.run(model, states)
-
-
 @pytest.mark.parametrize("size", [(16, 16), (32, 24), (48, 32)])
 @pytest.mark.parametrize("steps", [1, 3, 6])
 @pytest.mark.parametrize("guidance", [0.0, 4.0])
@@ -146,7 +137,7 @@ def test_alone_equals_the_pipeline(
     model: Any, pipeline: Any, job: Any, guidance: float, steps: int, size: tuple[int, int]
 ) -> None:
     one = job(steps=steps, width=size[0], height=size[1], guidance_scale=guidance)
-    (state,) = develop(model, one)
+    (state,) = residents.develop(model, one)
     assert state.batch_key.guided == (guidance > 0)
     assert distance(state.latents, reference(pipeline, one)) <= TOLERANCE
 
@@ -160,7 +151,7 @@ def test_rows_of_different_caption_lengths_steps_seeds_guidance_and_tasks_share_
         job("3", steps=5, seeds=(3,), guidance_scale=0.5, prompt="", negative_prompt=LONG),
         job("4", steps=4, seeds=(4,), source_image=PICTURE, strength=0.7),
     ]
-    states = develop(model, *jobs)
+    states = residents.develop(model, *jobs)
     for one, state in zip(jobs, states, strict=True):
         assert distance(state.latents, reference(pipeline, one)) <= TOLERANCE
     (short,), (long,) = model.prepare([job(prompt="red"), job(prompt=LONG)])
@@ -172,7 +163,7 @@ def test_image_to_image_equals_its_pipeline(
     model: Any, pipeline: Any, job: Any, steps: int, strength: float | None
 ) -> None:
     one = job(steps=steps, strength=strength, source_image=PICTURE)
-    (state,) = develop(model, one)
+    (state,) = residents.develop(model, one)
     assert state.steps_total == (steps if strength == 1 else steps - int(steps - steps * (strength or 0.6)))
     assert distance(state.latents, reference(pipeline, one)) <= TOLERANCE
 
@@ -180,14 +171,14 @@ def test_image_to_image_equals_its_pipeline(
 def test_pictures_are_decoded_together_as_the_pipeline_does(model: Any, pipeline: Any, job: Any) -> None:
     jobs = [job("1"), job("2", seeds=(8,), prompt="blue", negative_prompt=LONG)]
     with torch.inference_mode():
-        pictures = model.decode(develop(model, *jobs))
+        pictures = model.decode(residents.develop(model, *jobs))
     for one, picture in zip(jobs, pictures, strict=True):
         expected = reference(pipeline, one, output_type="pt")
         assert distance(picture.clamp(0, 1), expected) <= TOLERANCE
 
 
 def test_each_seed_is_its_own_image(model: Any, pipeline: Any, job: Any) -> None:
-    states = develop(model, job(seeds=(7, 8), source_image=PICTURE))
+    states = residents.develop(model, job(seeds=(7, 8), source_image=PICTURE))
     for seed, state in zip((7, 8), states, strict=True):
         expected = reference(pipeline, job(seeds=(seed,), source_image=PICTURE))
         assert distance(state.latents, expected) <= TOLERANCE
@@ -197,32 +188,20 @@ def test_each_seed_is_its_own_image(model: Any, pipeline: Any, job: Any) -> None
 def test_adapters_of_a_mixed_batch_equal_merged_weights(
     model: Any, spec: ModelSpec, pipeline: Any, job: Any, tmp_path: Path
 ) -> None:
-    use, scales = random_adapter(pipeline.transformer, tmp_path / "adapter.safetensors"), (0.0, 1.0, -0.5)
+    changed = "layers|context_refiner|noise_refiner"  # what sees a batch row by row
+    use = residents.adapter(pipeline.transformer, tmp_path / "adapter.safetensors", under=changed)
+    scales = (0.0, 1.0, -0.5)
     jobs = [
         job(str(scale), seeds=(index,), adapters=(dataclasses.replace(use, scale=scale),) if scale else ())
         for index, scale in enumerate(scales)
     ]
     plain = reference(pipeline, jobs[1])
-    for one, scale, state in zip(jobs, scales, develop(model, *jobs), strict=True):
+    for one, scale, state in zip(jobs, scales, residents.develop(model, *jobs), strict=True):
         merged = diffusers.ZImagePipeline.from_pretrained(spec.path, local_files_only=True)
         merged.set_progress_bar_config(disable=True)
-        tensors = safetensors.torch.load_file(use.path)
-        for name in {key.removeprefix("transformer.").rsplit(".", 2)[0] for key in tensors}:
-            down, up = (tensors[f"transformer.{name}.lora_{part}.weight"] for part in "AB")
-            merged.transformer.get_submodule(name).weight.data += scale * up @ down
+        merged.transformer = residents.merged(pipeline.transformer, dataclasses.replace(use, scale=scale))
         assert distance(state.latents, reference(merged, one)) <= TOLERANCE
-    assert distance(develop(model, jobs[1])[0].latents, plain) > 100 * TOLERANCE
-
-
-def random_adapter(transformer: torch.nn.Module, path: Path) -> AdapterUse:
-    torch.manual_seed(5)
-    tensors = {}
-    for name, module in transformer.named_modules():
-        if isinstance(module, torch.nn.Linear) and name.startswith(("layers", "context_refiner", "noise_refiner")):
-            tensors[f"transformer.{name}.lora_A.weight"] = torch.randn(4, module.in_features) / 8
-            tensors[f"transformer.{name}.lora_B.weight"] = torch.randn(module.out_features, 4) / 8
-    safetensors.torch.save_file(tensors, path)
-    return AdapterUse(path=path, digest="a" * 64, scale=1.0)
+    assert distance(residents.develop(model, jobs[1])[0].latents, plain) > 100 * TOLERANCE
 
 
 def test_refuses_an_adapter_of_the_embedders(model: Any, tmp_path: Path) -> None:
@@ -250,20 +229,20 @@ def test_refuses_what_the_model_cannot_do(model: Any, job: Any, changes: Any, te
 
 
 def test_a_distilled_model_takes_no_guidance(spec: ModelSpec, pipeline: Any, job: Any) -> None:
-    turbo = unets.load(z_image, dataclasses.replace(spec, guidance="none"))
+    turbo = residents.load(z_image, dataclasses.replace(spec, guidance="none"))
     one = job(guidance_scale=3.0)
-    (state,) = develop(turbo, one)
+    (state,) = residents.develop(turbo, one)
     assert not state.batch_key.guided
     assert distance(state.latents, reference(pipeline, dataclasses.replace(one, guidance_scale=0.0))) <= TOLERANCE
     with pytest.raises(errors.BadRequest, match="negative_prompt"):
         turbo.prepare([job(negative_prompt="red")])
     with pytest.raises(errors.LoadFailed, match="embedded guidance"):
-        unets.load(z_image, dataclasses.replace(spec, guidance="embedded"))
+        residents.load(z_image, dataclasses.replace(spec, guidance="embedded"))
 
 
 def test_computes_in_the_dtype_it_is_told(spec: ModelSpec, model: Any, job: Any) -> None:
-    half = unets.load(z_image, spec, dtype=torch.bfloat16)
-    (state,), (precise,) = develop(half, job()), develop(model, job())
+    half = residents.load(z_image, spec, dtype=torch.bfloat16)
+    (state,), (precise,) = residents.develop(half, job()), residents.develop(model, job())
     assert state.latents.dtype == torch.float32
     assert 0 < distance(state.latents, precise.latents) < 0.5
 
@@ -274,7 +253,7 @@ def test_rows_of_a_draft_skip_blocks_as_they_would_alone(model: Any, job: Any, m
         job("1", tier="DRAFT", steps=9, guidance_scale=1.0, prompt="red", negative_prompt=LONG),
         job("2", tier="DRAFT", steps=5, guidance_scale=2.0, prompt=LONG),
     ]
-    together, alone = develop(model, *jobs), [develop(model, one)[0] for one in jobs]
+    together, alone = residents.develop(model, *jobs), [residents.develop(model, one)[0] for one in jobs]
     assert [state.cached_steps for state in together] == [state.cached_steps for state in alone]
     assert together[0].cached_steps > 0
     for one, other in zip(together, alone, strict=True):
@@ -283,7 +262,7 @@ def test_rows_of_a_draft_skip_blocks_as_they_would_alone(model: Any, job: Any, m
 
 def test_high_computes_with_a_lighter_copy(spec: ModelSpec, job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)  # whatever this machine has, it computes
-    model = unets.load(z_image, spec)
-    (high,), (exact,) = develop(model, job(tier="HIGH")), develop(model, job())
+    model = residents.load(z_image, spec)
+    (high,), (exact,) = residents.develop(model, job(tier="HIGH")), residents.develop(model, job())
     assert (high.tier, high.batch_key.precision) == ("HIGH", "high")
     assert 0 < distance(high.latents, exact.latents) < 0.5

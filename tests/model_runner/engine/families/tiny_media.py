@@ -1,6 +1,6 @@
 """Tiny random Wan and Stable Audio models: every class is the real one, only small.
 
-In: a folder. Out: directories as diffusers' pipelines save them, and a loader as the engine's residency calls it.
+In: a folder. Out: directories as diffusers' pipelines save them.
 """
 
 import io
@@ -14,27 +14,11 @@ import torch
 import transformers
 from diffusers.pipelines.stable_audio import StableAudioProjectionModel
 
-from darkroom.model_runner.engine import embeddings, revision
-from darkroom.model_runner.engine.job import ModelSpec, Usage
+from darkroom.model_runner.engine.job import Usage
 
 TOKENS = 8
 NO_USAGE = Usage(adapters_us=0, prepare_us=0, denoise_us=0, decode_us=0, steps=0, images=0, pixels=0)
 WORDS = ("a", "red", "blue", "circle", "square", "moves", "right", "low", "high", "tone", "noise")
-
-
-def spec(path: Path, *, family: str, guidance: Any = "true_cfg", **changes: Any) -> ModelSpec:
-    values: dict[str, Any] = {"name": path.name, "family": family, "path": path, "revision": revision.digest(path)}
-    return ModelSpec(**(values | {"guidance": guidance, "memory_bytes": 1_000_000} | changes))
-
-
-def load(module: Any, model: ModelSpec, **options: Any) -> Any:
-    values = {
-        "device": torch.device("cpu"),
-        "dtype": torch.float32,
-        "adapters_resident_max": 4,
-        "embeddings": embeddings.Cache(bytes_max=1 << 20).of(model.revision),
-    }
-    return module.load(model, **(values | options))
 
 
 def wan(path: Path, *, image: bool = False, two: bool = False, **scheduler: Any) -> None:

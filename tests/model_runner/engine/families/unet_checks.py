@@ -14,18 +14,18 @@ import torch
 from torch import Tensor
 
 from darkroom.model_runner.engine.job import ModelSpec
-from tests.model_runner.engine.families import unets
-from tests.model_runner.engine.families.unets import TOLERANCE, distance, latents
+from tests.model_runner.engine.families import residents
+from tests.model_runner.engine.families.residents import TOLERANCE, distance, latents
 
-IMAGE: Mapping[str, Any] = {"source_image": unets.picture(32, 32), "strength": 0.7}
+IMAGE: Mapping[str, Any] = {"source_image": residents.picture(32, 32), "strength": 0.7}
 INPAINT: Mapping[str, Any] = {
-    "source_image": unets.picture(40, 24),
-    "mask_image": unets.mask(24, 48),
+    "source_image": residents.picture(40, 24),
+    "mask_image": residents.mask(24, 48),
     "strength": 0.8,
 }
 INPAINT_ALL: Mapping[str, Any] = {
-    "source_image": unets.picture(32, 32),
-    "mask_image": unets.mask(32, 32),
+    "source_image": residents.picture(32, 32),
+    "mask_image": residents.mask(32, 32),
     "strength": 1.0,
 }
 
@@ -67,13 +67,13 @@ def come_and_go(subject: Subject, rows: Sequence[Mapping[str, Any]]) -> None:
 def adapters_equal_merged_weights(subject: Subject, folder: Path) -> None:
     """Rows with an adapter of two strengths and one with none share a batch."""
     unet = subject.parts["unet"]
-    use = unets.adapter(unet, folder / "adapter.safetensors")
+    use = residents.adapter(unet, folder / "adapter.safetensors", prefix="unet")
     uses = [dataclasses.replace(use, scale=scale) for scale in (1.0, -0.5)]
     jobs = [subject.make_job(str(one.scale), adapters=(one,), **IMAGE) for one in uses]
     plain = subject.make_job("plain", **IMAGE)
     *found, without = latents(subject.model, *jobs, plain)
     for job, one, row in zip(jobs, uses, found, strict=True):
-        expected = subject.reference({**subject.parts, "unet": unets.merged(unet, one)}, job)
+        expected = subject.reference({**subject.parts, "unet": residents.merged(unet, one, prefix="unet")}, job)
         assert distance(row, expected) <= TOLERANCE
         assert distance(row, without) > 100 * TOLERANCE
     assert distance(without, subject.reference(subject.parts, plain)) <= TOLERANCE
@@ -91,7 +91,7 @@ def decodes_a_batch(subject: Subject) -> None:
     """Two rows are decoded together into the pipeline's pictures."""
     jobs = [subject.make_job("1", seeds=(1,)), subject.make_job("2", seeds=(2,), prompt="blue")]
     states = [state for rows in subject.model.prepare(jobs) for state in rows]
-    decoded = subject.model.decode(unets.run(subject.model, states))
+    decoded = subject.model.decode(residents.run(subject.model, states))
     for job, found in zip(jobs, decoded, strict=True):
         assert found.shape == (3, 32, 32)
         expected = subject.reference(subject.parts, job, output_type="pt")
@@ -109,7 +109,7 @@ def paints_through_the_engine(subject: Subject, spec: ModelSpec, record: Any) ->
     with torch.inference_mode():
         decoded = vae.decode(torch.stack(latents(subject.model, job)) / vae.config.scaling_factor).sample
     for output, picture in zip(finished.outputs, decoded.clamp(-1, 1) * 127.5 + 127.5, strict=True):
-        drawn = torch.tensor(np.array(unets.image(output.data)))
+        drawn = torch.tensor(np.array(residents.image(output.data)))
         assert distance(drawn.permute(2, 0, 1).float(), picture) <= 0.6  # rounded to bytes
 
 
