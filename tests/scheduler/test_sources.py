@@ -24,7 +24,11 @@ def bad(wanted: Any, **taken: Any) -> list[str]:
     return []
 
 
-@pytest.mark.parametrize("ref", [STORED, MediaRef(inline=b"x"), MediaRef(inline=bytes(sources.INLINE_BYTES_MAX))])
+PNG, JPEG, WEBP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\n\0\0\0WEBP"
+REFS = [STORED, *(MediaRef(inline=data) for data in (PNG, JPEG, WEBP, PNG.ljust(sources.INLINE_BYTES_MAX)))]
+
+
+@pytest.mark.parametrize("ref", REFS)
 def test_a_picture_may_be_stored_or_inline(ref: MediaRef) -> None:
     assert bad(VideoInput(source_image=ref), source_image="optional") == []
     assert bad(ImageInput(source_image=ref, mask_image=ref), source_image="required", mask_image="optional") == []
@@ -36,7 +40,10 @@ def test_a_picture_may_be_stored_or_inline(ref: MediaRef) -> None:
         (MediaRef(), "video.source_image"),
         (MediaRef(media_id="med_../x"), "video.source_image.media_id"),
         (MediaRef(inline=b""), "video.source_image.inline"),
-        (MediaRef(inline=bytes(sources.INLINE_BYTES_MAX + 1)), "video.source_image.inline"),
+        (MediaRef(inline=PNG.ljust(sources.INLINE_BYTES_MAX + 1)), "video.source_image.inline"),
+        (MediaRef(inline=b"<svg xmlns='http://www.w3.org/2000/svg'/>"), "video.source_image.inline"),
+        (MediaRef(inline=b"GIF89a"), "video.source_image.inline"),
+        (MediaRef(inline=b" " + PNG), "video.source_image.inline"),
         (MediaRef(url="https://example.com/a.png"), "video.source_image.url"),
     ],
 )

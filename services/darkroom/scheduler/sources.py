@@ -3,12 +3,16 @@
 An input comes in; violations that name the field go out. Whether the media are there is seen by the runner, which fetches them. Part of `admit`.
 """
 
+import re
+
 from darkroom import catalog, validation
 from darkroom.api.types.v1 import inputs_pb2, media_pb2
 from darkroom.scheduler import asked
 
 INLINE_BYTES_MAX = 256 * 1024
 _STRENGTH_MIN, _STRENGTH_MAX = 0.001, 1.0  # nothing left of the steps would leave nothing to make
+
+_PICTURE = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF.{4}WEBP", re.DOTALL)  # how those begin that runners read
 
 
 def check(found: validation.Violations, wanted: asked.Media, entry: catalog.ModelEntry) -> None:
@@ -50,8 +54,10 @@ def _check_ref(found: validation.Violations, field: str, ref: media_pb2.MediaRef
         case "media_id":
             found.identifier(f"{field}.media_id", ref.media_id, "med")
         case "inline":
-            size = len(ref.inline)
-            found.check(0 < size <= INLINE_BYTES_MAX, f"{field}.inline", f"must be 1 to {INLINE_BYTES_MAX} bytes")
+            good = len(ref.inline) <= INLINE_BYTES_MAX and _PICTURE.match(ref.inline)
+            found.check(
+                bool(good), f"{field}.inline", f"must be a PNG, JPEG or WEBP file of {INLINE_BYTES_MAX} bytes at most"
+            )
         case "url":
             found.add(f"{field}.url", "is not supported by this version: put the picture into media_store")
         case None:
