@@ -35,7 +35,7 @@ def embed(
             if job.max_sequence_length == tokens and (not prefix or is_guided(job))
         ]
         _, _, tenants, texts = zip(*asked, strict=True)
-        embedded = cache.embed(tenants, texts, compute=functools.partial(encode, tokens=tokens), length=tokens)
+        embedded = cache.embed(tenants, texts, compute=functools.partial(encode, tokens=tokens), tokens=tokens)
         for (index, prefix, _, _), tensors in zip(asked, embedded, strict=True):
             found[index] |= {prefix + name: tensor for name, tensor in tensors.items()}
     return found

@@ -19,7 +19,7 @@ Embedding = Mapping[str, Tensor]
 class _Key(NamedTuple):
     tenant_id: str
     revision: str
-    length: int
+    tokens: int
     text: str
 
 
@@ -75,19 +75,18 @@ class Cache:
 
     def embed(
         self,
-        tenant_id: str | Sequence[str],
+        tenant_ids: Sequence[str],
         texts: Sequence[str],
         *,
         compute: Callable[[list[str]], Sequence[Embedding]],
-        length: int = 0,
+        tokens: int,
     ) -> list[Embedding]:
         """Return an embedding for each text; `compute` is called at most once, with the missing texts, each once.
 
-        `tenant_id` is one for all or one for each text, `length` what else the encoders are told (tokens, 0 if
-        nothing). The tensors are shared with later answers and must not be changed in place.
+        `tenant_ids` are those of the texts, `tokens` the most that the encoders are told to make of each. The tensors are shared
+        with later answers and must not be changed in place.
         """
-        tenants = [tenant_id] * len(texts) if isinstance(tenant_id, str) else tenant_id
-        keys = [_Key(tenant, self._revision, length, text) for tenant, text in zip(tenants, texts, strict=True)]
+        keys = [_Key(tenant, self._revision, tokens, text) for tenant, text in zip(tenant_ids, texts, strict=True)]
         found = {key: known for key in keys if (known := self._entries.find(key)) is not None}
         hits = sum(key in found for key in keys)
         self._entries.hits += hits

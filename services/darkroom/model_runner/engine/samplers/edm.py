@@ -20,7 +20,6 @@ from darkroom.model_runner.engine.samplers.plan import Plan, Table
 
 ODE, SDE = "dpmpp_2m", "dpmpp_2m_sde"
 COSINE = "CosineDPMSolverMultistepScheduler"
-EDM = "EDMDPMSolverMultistepScheduler"
 
 _COSINE_DEFAULTS = {
     "sigma_min": 0.3,
