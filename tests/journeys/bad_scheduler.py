@@ -14,6 +14,7 @@ from tests.journeys import load
 from tests.journeys.bad import ADAPTER, Bad, one, seconds
 
 NAN, INF = float("nan"), float("inf")
+STORED = media_pb2.MediaRef(media_id=ids.new("med"))
 
 
 def create(field: str, image: dict[str, Any] | None = None, **fields: Any) -> Bad:
@@ -96,7 +97,15 @@ TABLE = [
     create("image.source_image", {"source_image": media_pb2.MediaRef()}),
     create("image.source_image.url", {"source_image": media_pb2.MediaRef(url="file:///etc/passwd")}),
     create("image.source_image.media_id", {"source_image": media_pb2.MediaRef(media_id="med_../../secret")}),
+    create("image.source_image", {"source_image": media_pb2.MediaRef()}),
+    create("image.source_image.url", {"source_image": media_pb2.MediaRef(url="http://169.254.169.254/latest")}),
+    create("image.source_image.media_id", {"source_image": media_pb2.MediaRef(media_id="../x")}),
+    create("image.source_image.inline", {"source_image": media_pb2.MediaRef(inline=b"<svg/>")}),
+    create("image.mask_image", {"mask_image": STORED}),
     create("image.strength", {"strength": 0.5}),
+    *[create("image.strength", {"source_image": STORED, "strength": strength}) for strength in (0.0, -1.0, NAN, INF)],
+    *[create("image.sampler", {"sampler": name}) for name in ("unheard", "FLOW_EULER", "unipc\0", "x" * 100_000)],
+    *[create("image.quality", {"quality": number}) for number in (99, -1)],
     create("image.extras.unheard", {"extras": struct(unheard=1)}),
     create("image.extras", {"extras": struct(number=NAN)}),
     one(
