@@ -32,6 +32,12 @@ def with_adapter(adapter_id: str) -> service_pb.CreateGenerationRequest:
     return request
 
 
+def with_source(media_id: str) -> service_pb.CreateGenerationRequest:
+    request = load.request(0, steps=1, run=ids.new("req"))
+    request.image.source_image.media_id = media_id
+    return request
+
+
 TAKING_GENERATIONS = {
     "GenerationService/GetGeneration": lambda it: service_pb.GetGenerationRequest(generation_id=it),
     "GenerationService/CancelGeneration": lambda it: service_pb.CancelGenerationRequest(generation_id=it),
@@ -46,6 +52,7 @@ TAKING_ADAPTERS = {
     "LoraService/DeleteLora": lambda it: lora_pb.DeleteLoraRequest(adapter_id=it),
 }
 TAKING_MEDIA = {
+    "GenerationService/CreateGeneration": with_source,
     "MediaService/GetMedia": lambda it: media_pb.GetMediaRequest(media_id=it),
     "MediaService/ReadMedia": lambda it: media_pb.ReadMediaRequest(media_id=it),
     "MediaService/SignMediaUrl": lambda it: media_pb.SignMediaUrlRequest(media_id=it),
@@ -76,6 +83,8 @@ async def test_a_stranger_learns_nothing(
                 if name not in DELETING:
                     assert foreign is not None, name
                     assert foreign.code is grpc.StatusCode.NOT_FOUND, name
+        async with platform.tenant(boris.api_key) as stranger:
+            assert [generation async for generation in stranger.all()] == []
         assert await owner.get(made.generation_id) == made
         assert await owner.lora(pushed.lora.adapter_id) == pushed.lora
         assert (

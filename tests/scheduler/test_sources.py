@@ -70,3 +70,11 @@ def test_strength_is_of_a_source() -> None:
 @pytest.mark.parametrize("strength", [0.0, -0.0, 1e-300, -0.1, 1.5, float("nan"), float("inf")])
 def test_a_strength_that_leaves_no_step_is_refused_before_it_is_stored(strength: float) -> None:
     assert bad(ImageInput(strength=strength, source_image=STORED), source_image="optional") == ["image.strength"]
+
+
+def test_what_the_store_must_have_is_told_by_field() -> None:
+    assert sources.stored(ImageInput(source_image=MediaRef(inline=PNG), mask_image=STORED), "image") == {
+        "image.mask_image.media_id": STORED.media_id
+    }
+    assert sources.stored(VideoInput(source_image=STORED), "video") == {"video.source_image.media_id": STORED.media_id}
+    assert sources.stored(AudioInput(), "audio") == {}

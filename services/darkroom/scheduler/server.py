@@ -108,6 +108,7 @@ def _acceptance(tasks: rpc.server.Background, parts: _Parts) -> create.Acceptanc
         creates=commits,
         prices=billing.Prices(parts.meter, cache_s=config.prices_cache_s),
         loras=parts.loras,
+        media=parts.media,
         funds=funds,
         backlog=waiting,
         forecast=parts.forecast,

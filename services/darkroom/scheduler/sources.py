@@ -1,6 +1,6 @@
 """The pictures that a request starts from, against what its model takes.
 
-An input comes in; violations that name the field go out. Whether the media are there is seen by the runner, which fetches them. Part of `admit`.
+An input comes in; violations that name the field go out, and the media that it names. Part of `admit`; `create` asks media_store for those.
 """
 
 import re
@@ -31,6 +31,15 @@ def check(found: validation.Violations, wanted: asked.Media, entry: catalog.Mode
             return
         found.check(wanted.HasField("source_image"), "image.strength", "is of use only with source_image")
         found.finite("image.strength", wanted.strength, low=_STRENGTH_MIN, high=_STRENGTH_MAX)
+
+
+def stored(wanted: asked.Media, kind: catalog.Kind) -> dict[str, str]:
+    """Return the ids of the pictures that media_store must have, by field."""
+    return {
+        f"{kind}.{name}.media_id": getattr(wanted, name).media_id
+        for name in ("source_image", "mask_image")
+        if name in wanted.DESCRIPTOR.fields_by_name and getattr(wanted, name).media_id
+    }
 
 
 def _check_picture(

@@ -11,10 +11,10 @@ from typing import Protocol
 
 from darkroom import catalog, errors, ids, pricing
 from darkroom.api.scheduler.v1 import generation_service_pb2 as pb
-from darkroom.scheduler import admit, asked, estimate
+from darkroom.scheduler import admit, asked, estimate, sources
 from darkroom.scheduler.domain import fleet
 from darkroom.scheduler.domain import generation as domain
-from darkroom.scheduler.peers import billing, loras
+from darkroom.scheduler.peers import billing, loras, media
 from darkroom.scheduler.store import creates
 
 LEASE_TRIES_MAX = 50  # each one that fails means another create took the money meanwhile
@@ -72,6 +72,7 @@ class Acceptance:
     creates: creates.Creates
     prices: billing.Prices
     loras: loras.Loras
+    media: media.Media
     funds: Funds
     backlog: Backlog
     forecast: Forecast
@@ -99,13 +100,7 @@ class Acceptance:
         generation_id = ids.new("gen")
         filled = admit.fill(request, entry)
         wanted = asked.media(filled, entry.kind)
-        await self.loras.check(
-            [adapter.adapter_id for adapter in wanted.adapters],
-            field=f"{entry.kind}.adapters",
-            tenant_id=tenant_id,
-            generation_id=generation_id,
-            model=entry.name,
-        )
+        await self._check_named(wanted, entry, tenant_id=tenant_id, generation_id=generation_id)
         price = await self.prices.of(entry.name)
         cost = self._estimate(wanted, entry, price.rates)
         deadline_us, wait_us = admit.deadline_us(filled), self.forecast.wait_us(entry.name, filled.priority)
@@ -130,6 +125,20 @@ class Acceptance:
             deadline_us=deadline_us,
             expected_us=None if wait_us is None else wait_us + cost.work_us,
         )
+
+    async def _check_named(
+        self, wanted: asked.Media, entry: catalog.ModelEntry, *, tenant_id: str, generation_id: str
+    ) -> None:
+        """Ask the stores for what the request names by id."""
+        await self.loras.check(
+            [adapter.adapter_id for adapter in wanted.adapters],
+            field=f"{entry.kind}.adapters",
+            tenant_id=tenant_id,
+            generation_id=generation_id,
+            model=entry.name,
+        )
+        pictures = sources.stored(wanted, entry.kind)
+        await self.media.check_pictures(pictures, tenant_id=tenant_id, generation_id=generation_id)
 
     def _estimate(self, wanted: asked.Media, entry: catalog.ModelEntry, rates: pricing.Rates) -> estimate.Estimate:
         step_us = estimate.step_cost_us(wanted, entry, self.forecast.step_costs_us(entry.name))
