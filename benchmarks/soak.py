@@ -7,6 +7,7 @@ end; and whatever did not end, was billed wrongly or is still held. The baseline
 """
 
 import asyncio
+import collections
 import itertools
 import pathlib
 import random
@@ -126,6 +127,8 @@ def main() -> None:
         state.removeprefix("GENERATION_STATE_").lower(): float(states.count(state)) for state in sorted(set(states))
     }
     figures = {f"growth_{room}": value for room, value in growths.items()}
+    reasons = collections.Counter(shot.generation.error.reason for shot in crowd.shots if shot.generation.error.reason)
+    figures |= {f"failed_{reason.lower()}": float(count) for reason, count in reasons.items()}
     figures |= {"generations": float(len(states)), "refused": float(crowd.refused), "stuck": float(stuck)} | counts
     rows = [
         {
@@ -137,8 +140,18 @@ def main() -> None:
         for room, value in growths.items()
     ]
     title = f"memory of each room over {seconds} s, growth at most {GROWTH_MAX:.0%}"
+    minutes = [
+        {"minute": round(sample.at_s / 60), **{room: sample.rooms_mib[room] for room in ROOMS}}
+        for sample in samples[:: round(60 / SAMPLE_S)]
+    ]
     books = [{"figure": name, "value": value} for name, value in figures.items()]
-    _report.finish(options.json, name="soak", figures=figures, tables={title: rows, "all": books}, notes=verdict)
+    _report.finish(
+        options.json,
+        name="soak",
+        figures=figures,
+        tables={title: rows, "MiB by the minute": minutes, "all": books},
+        notes=verdict,
+    )
 
 
 async def soak(platform: platforms.Platform, files: Sequence[pathlib.Path], *, seconds: float) -> Soaked:
