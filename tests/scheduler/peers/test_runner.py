@@ -1,10 +1,12 @@
+import asyncio
 import dataclasses
 import datetime
 
 import pytest
 
-from darkroom import ids, pricing
+from darkroom import errors, ids, pricing, rpc, settings, tokens
 from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
+from darkroom.api.model_runner.v1 import runner_service_pb2_grpc
 from darkroom.api.scheduler.v1 import generation_service_pb2
 from darkroom.api.types.v1 import inputs_pb2, money_pb2
 from darkroom.scheduler.domain import fleet
@@ -72,3 +74,33 @@ def test_usage_is_never_negative():
     assert peer.usage(message) == pricing.Quantities(
         steps=2, images=3, media_duration_us=5, training_steps=6, cached_steps=1
     )
+
+
+class EndsAtOnce(runner_service_pb2_grpc.RunnerServiceServicer):
+    """A runner that ends each stream after its first message."""
+
+    async def Work(self, request_iterator, context):
+        async for _ in request_iterator:
+            yield pb.WorkResponse()
+            return
+
+
+async def no_keys(api_key):
+    raise errors.Unauthenticated("no keys here")
+
+
+async def test_a_stream_that_its_runner_ended_leaves_no_task(service_secret):
+    server = rpc.Server(settings.Room(service_secret=service_secret), room="model_runner", verify_key=no_keys)
+    server.add(runner_service_pb2_grpc.add_RunnerServiceServicer_to_server, EndsAtOnce())
+    address = await server.start()
+    before = asyncio.all_tasks()
+    outgoing = asyncio.Queue()
+    outgoing.put_nowait(pb.WorkRequest(hello=pb.Hello(pool="pool")))
+    dialler = peer.Dialler(tls=None, credential=tokens.ServiceCredential(service_secret, "scheduler"))
+    async with dialler.work(address, outgoing) as responses:
+        assert len([response async for response in responses]) == 1
+    for _ in range(20):
+        await asyncio.sleep(0)
+    left = [repr(task) for task in asyncio.all_tasks() - before if "_consume_request_iterator" in repr(task)]
+    await server.stop()
+    assert left == []

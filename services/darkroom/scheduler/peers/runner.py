@@ -15,6 +15,9 @@ from darkroom.api.scheduler.v1 import generation_service_pb2
 from darkroom.api.types.v1 import money_pb2
 from darkroom.scheduler.domain import fleet
 
+_END = pb.WorkRequest()
+"""Put last, never sent: a call that the runner ended does not end the task that feeds it."""
+
 
 class Dialler:
     """Opens streams with this replica's credential."""
@@ -34,11 +37,12 @@ class Dialler:
                 yield call  # type: ignore[misc]  # the async stub's type is not generated
             finally:
                 call.cancel()
+                outgoing.put_nowait(_END)
 
 
 async def _drain(outgoing: "asyncio.Queue[pb.WorkRequest]") -> AsyncIterator[pb.WorkRequest]:
-    while True:
-        yield await outgoing.get()
+    while (request := await outgoing.get()) is not _END:
+        yield request
 
 
 def hello(fence: fleet.Fence, *, runner_grace_s: float) -> pb.WorkRequest:
