@@ -152,9 +152,7 @@ def pictures(requests: Sequence[_workload.Request], place: Place) -> dict[int, b
 def started(place: Place, *, rows_live_max: int) -> Iterator[tuple[engine.Engine, Events]]:
     """Our engine with the model loaded, as the baselines have it, and its events."""
     events: Events = queue.SimpleQueue()
-    config = engine_job.EngineConfig(
-        device=place.device, dtype=place.dtype, batch_rows_max=2 * BATCH_MAX, rows_live_max=rows_live_max
-    )
+    config = engine_job.EngineConfig(device=place.device, dtype=place.dtype, rows_live_max=rows_live_max)
     running = engine.Engine(config, [_workload.spec()], events.put)
     try:
         prompt = "a red circle on a white background"

@@ -60,13 +60,10 @@ def test_other_users_of_the_device_show_as_a_slowdown_and_not_in_the_table() -> 
         ({"_1": 100, "_2": 150}, 9, 4),
         ({"_1": 100, "_2": 150}, 3, 3),
         ({"_1": 100, "_2": 150, "_4": 340}, 9, 8),  # 95 more for each: worth it
-        ({"_1": 100, "_2": 150, "_4": 352}, 9, 2),  # 101 more for each: not worth it
+        ({"_1": 100, "_2": 150, "_4": 352}, 9, 2),  # 88 apiece after 75: dearer by more than noise
         ({"_1": 100, "_2": 150, "_4": 240, "_8": 645}, 9, 4),
         ({"_1": 100, "_2": 150, "_4": 240, "_8": 645}, 3, 3),
-        ({"_1": 100, "_2": 201}, 9, 1),
-        ({"_1": 100, "_2": 150, "_4": 240, "_8": 480, "_16": 1200}, 16, 8),  # 60 apiece against 75
-        ({"_1": 100, "_2": 150, "_4": 240, "_8": 480, "_16": 1040}, 16, 16),  # 60 against 65 is noise
-        ({"_1": 100, "_2": 150, "_4": 240, "_8": 480, "_16": 1200}, 6, 6),
+        ({"_1": 100, "_2": 240}, 9, 1),
         ({"_1": 100, "_2": 150, "_3": 260, "_4": 240}, 4, 4),  # an outlier between does not hide what is behind it
     ],
 )
@@ -94,9 +91,9 @@ def test_it_finds_the_edge_by_doubling_and_stays_there() -> None:
 
 
 def test_what_was_given_up_is_found_when_the_device_changes() -> None:
-    chosen = run({1: 1000, 2: 2100}.__getitem__, 40, 2)
+    chosen = run({1: 1000, 2: 2500}.__getitem__, 40, 2)
     assert set(chosen[10:]) == {1}
-    costs = table(_1=1000, _2=2100)
+    costs = table(_1=1000, _2=2500)
     for _ in range(1000):
         rows = costs.rows_worth(SHAPE, 2)
         costs.observe(SHAPE._replace(rows=rows), {1: 1000, 2: 1200}[rows])

@@ -2,7 +2,7 @@
 
 In: the busy time of every step, from the engine. Out: a table of moving averages, one line for each (model, size,
 guidance, rows), for heartbeats and estimates; and the number of rows to run together: another row joins while the batch
-becomes longer by less than a lone row's step, up to where a row costs least. Sizes of batches that were never run are
+becomes longer by less than a lone row's step. Sizes of batches that were never run are
 tried by doubling, and what the table says against them is measured again from time to time. Next: `batch` uses the number.
 """
 
@@ -28,11 +28,9 @@ _BELIEVED = 3
 _AGAIN_STEPS = 200
 """After so many steps of a shape, what decides its batches is measured again: 0.5 % of the work, should it be in vain."""
 
-_CHEAPER = 0.9
-"""Of a row's cost in the larger batch: less than that is noise, and the larger one serves more at once."""
-
-_SMALLER = tuple(1 << power for power in range(9, -1, -1))
-"""Sizes of batches that are measured; costs between them lie on straight lines."""
+_NOISE = 1.15
+"""Times a lone row's step that another row may seem to cost, and times dearer that rows may seem in the larger batch. On a
+shared machine less than that may be the neighbours' doing: without it 64x64 stayed at batches of 2, at 0.8 of what 8 gave."""
 
 _UNHURRIED_MAX = 64
 """Times as many rows at most are looked at: a table on which more rows never take longer would have no end."""
@@ -92,25 +90,14 @@ class _Curve:
         lone_us, good, bad, smaller = self.costs[1].step_us, 1, 0, 1
         for rows in sorted(self.costs)[1:]:
             longer_us = self.costs[rows].step_us - self.costs[good].step_us
-            if longer_us < (rows - good) * lone_us:
+            dearer = self.costs[rows].step_us / rows / (self.costs[good].step_us / good)  # apiece
+            if longer_us < (rows - good) * lone_us * _NOISE and dearer < _NOISE:
                 good, bad, smaller = rows, 0, good
             elif self.costs[rows].measured >= _BELIEVED and not self._is_stale(rows):
                 bad = bad or rows
         if self._is_stale(smaller):
             return min(available, smaller)
-        return self._cheapest(min(available, good if bad else good * 2))
-
-    def _cheapest(self, rows_max: int) -> int:
-        """Return the number of rows that cost least apiece: where many wait, two batches of 8 may beat one of 16."""
-        if self.is_trial(rows_max) and rows_max.bit_count() == 1:
-            return rows_max
-        cheapest = rows_max
-        for rows in (size for size in _SMALLER if rows_max <= size * 4 and size < rows_max):
-            if self.is_trial(rows):
-                return rows
-            if self.cost_us(rows) / rows < self.cost_us(cheapest) / cheapest * _CHEAPER:
-                cheapest = rows
-        return cheapest
+        return min(available, good if bad else good * 2)
 
     def cost_us(self, rows: int) -> float:
         """Return what a step of so many rows takes, between and beyond the measured ones along straight lines."""
