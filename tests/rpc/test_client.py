@@ -115,3 +115,21 @@ async def test_a_call_that_outlives_its_loop_ends_quietly(room):
         gc.collect()  # an error in there would be a warning, and warnings are errors
 
     await asyncio.to_thread(forget)
+
+
+async def test_a_new_channel_does_not_wait_out_the_failures_of_an_older_one(free_port):
+    address, asked = f"127.0.0.1:{free_port}", account.CreateKeyRequest()
+    async with rpc.channel(address) as older:
+        for _ in range(3):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await account_grpc.AccountServiceStub(older).CreateKey(asked)
+        server = grpc.aio.server()
+        server.add_insecure_port(address)
+        await server.start()
+        try:
+            async with rpc.channel(address) as newer:
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await account_grpc.AccountServiceStub(newer).CreateKey(asked)
+        finally:
+            await server.stop(None)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
