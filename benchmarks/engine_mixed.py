@@ -29,7 +29,7 @@ from darkroom.model_runner.engine import job as engine_job
 BATCH_MAX = 8
 LOOKS_AT = 8  # oldest waiting requests among which a request batcher finds partners
 LOAD = 0.8
-COUNT, QUICK = 200, 8  # requests when all come at once; twice as many when they come one by one
+COUNT, QUICK = 160, 8  # requests when all come at once; twice as many when they come one by one
 SEED_SATURATED, SEED_PACED = 1120, 1121  # nothing was tuned on them
 THREADS = 1  # of one operation; more spin against each other on shared cores, in all three engines alike
 
