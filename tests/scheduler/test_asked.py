@@ -1,3 +1,4 @@
+import dataclasses
 from typing import Any
 
 import pytest
@@ -44,3 +45,26 @@ def test_tiers_of_their_own_have_buckets_of_their_own() -> None:
     assert asked.shape(high, media_entries.audio()) == "window high"
     assert asked.quality(ImageInput()) == "LOSSLESS"
     assert asked.quality(ImageInput(quality=9)) == ""  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("guidance", "family", "scale", "extras", "guided"),
+    [
+        ("true_cfg", "flux", 1.0, {}, False),
+        ("true_cfg", "flux", 1.1, {}, True),
+        ("true_cfg", "z_image", 0.0, {}, False),
+        ("true_cfg", "z_image", 0.5, {}, True),  # Z-Image adds its scale to 1
+        ("embedded", "flux", 3.5, {}, False),
+        ("embedded", "flux", 3.5, {"true_cfg_scale": 1.0}, False),
+        ("embedded", "flux", 3.5, {"true_cfg_scale": 4.0}, True),
+        ("none", "flux", 1.0, {"true_cfg_scale": 2}, True),
+        ("none", "flux", 1.0, {"true_cfg_scale": "high"}, False),
+    ],
+)
+def test_two_predictions_a_step_cost_as_much_as_the_family_makes(
+    guidance: Any, family: str, scale: float, extras: dict[str, Any], guided: bool
+) -> None:
+    entry = dataclasses.replace(media_entries.video(), guidance=guidance, family=family)
+    image = ImageInput(width=64, height=80, guidance_scale=scale)
+    image.extras.update(extras)
+    assert asked.shape(image, entry) == ("64x80 guided" if guided else "64x80")

@@ -60,8 +60,16 @@ def quality(wanted: Media) -> str:
 
 def shape(wanted: Media, entry: catalog.ModelEntry) -> str:
     """Name the bucket under which runners measure its steps."""
-    guided = entry.guidance == "true_cfg" and wanted.guidance_scale > 1
+    guided = _is_guided(wanted, entry)
     if isinstance(wanted, inputs_pb2.AudioInput):
         return predict.measured(predict.bucket(predict.WINDOW, quality(wanted)), guided=guided)
     frames = wanted.num_frames if isinstance(wanted, inputs_pb2.VideoInput) else 0
     return predict.shape(wanted.width, wanted.height, frames, guided=guided, quality=quality(wanted))
+
+
+def _is_guided(wanted: Media, entry: catalog.ModelEntry) -> bool:
+    """Whether its family predicts twice at each step, with and without the prompt; it must say the same as the family."""
+    if entry.guidance == "true_cfg":
+        return wanted.guidance_scale > (0 if entry.family == "z_image" else 1)  # Z-Image adds its scale to 1
+    scale = dict(wanted.extras.items()).get("true_cfg_scale")
+    return isinstance(scale, float) and scale > 1
