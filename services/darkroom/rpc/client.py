@@ -35,7 +35,7 @@ def channel(address: str, *, tls: Tls | None = None, credential: Callable[[], st
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 2_000),  # gRPC's own 120 s would leave a room unreached long after it is back
-        ("grpc.use_local_subchannel_pool", 1),  # else a new server on an old port inherits the backoff of the one before
+        ("grpc.use_local_subchannel_pool", 1),  # else it inherits the backoff of an older channel to the address
         ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
         ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
         ("grpc.service_config", service_config()),
