@@ -43,8 +43,9 @@ class Config(settings.Room):
     ageing_s: float = settings.field(
         10.0, doc="whoever has waited so long counts one priority class higher", low=0.001, high=86_400
     )
+    # At 1.0 interactive requests waited 0.30 times as long as with request batching, at 1.6 0.42; others 0.94 and 0.86.
     urgent_slower_max: float = settings.field(
-        1.5,
+        1.0,
         doc="how many times longer the longest urgent ones may take because less urgent ones share their steps",
         low=1,
     )

@@ -47,7 +47,7 @@ class EngineConfig:
     """The same as time; one step is always taken."""
     ageing_us: int = 10_000_000
     """Whoever has waited so long counts one class higher, and goes first there. At least 1."""
-    urgent_slower_max: float = 1.6
+    urgent_slower_max: float = 1.0
     """How many times longer than alone the longest urgent generations may take because less urgent ones share their steps."""
     step_costs_path: Path | None = None
     """File that keeps the measured step costs from one process to the next."""
