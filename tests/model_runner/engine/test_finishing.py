@@ -65,6 +65,15 @@ def test_files_are_made_elsewhere_while_the_device_goes_on(slow: Any) -> None:
     assert [isinstance(slow.end(key), Finished) for key in "12"] == [True, True]
 
 
+def test_a_lone_decode_that_fails_ends_its_generation_and_teaches_nothing(tmp_path: Path) -> None:
+    run = Harness(tmp_path)
+    run.family.decode = lambda states: [][len(states)]  # type: ignore[method-assign]
+    run.loop.accept(job("1"))
+    run.run()
+    assert run.end("1").code == "INTERNAL"
+    assert run.loop._floor.decode_costs.snapshot() == ()
+
+
 def test_cancel_while_the_file_is_made(slow: Any) -> None:
     slow.loop.accept(job("1", 1, steps=1))
     while slow.loop.turn():

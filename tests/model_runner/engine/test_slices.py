@@ -6,6 +6,7 @@ import pytest
 
 from darkroom.model_runner import step_cost
 from darkroom.model_runner.engine import slices
+from darkroom.model_runner.engine.job import Finished
 from darkroom.model_runner.engine.state import BatchKey
 from tests.model_runner.engine.harness import Harness, job
 
@@ -67,6 +68,18 @@ def test_batches_grow_only_while_they_pay_off(harness: Any) -> None:
         run.loop.accept(job(str(seed), seed, steps=100))
     forwards = run.turn(100)
     assert {len(forward) for forward in forwards[20:]} == {4}
+
+
+def test_a_lone_step_that_fails_ends_its_generation_and_teaches_nothing(harness: Any) -> None:
+    run = harness(costs=[])
+    run.family.broken = {1: ValueError("shape")}
+    run.loop.accept(job("1", 1))
+    run.run()
+    assert run.end("1").code == "INTERNAL"
+    assert run.loop.snapshot.step_costs == ()
+    run.loop.accept(job("2", 2))
+    run.run()
+    assert isinstance(run.end("2"), Finished)
 
 
 def test_shapes_name_what_makes_steps_differ() -> None:

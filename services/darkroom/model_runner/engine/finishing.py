@@ -57,7 +57,7 @@ class Finishing:
             return family.decode([row.state for row in some])
 
         decoded = floor.together(rows, forward, generation_of=lambda row: row.generation, key=key(rows[0]))
-        if len(tried) == 1:
+        if len(tried) == 1 and decoded:
             floor.decode_costs.observe(shape(batch_key, tried[0]), sum(done.share_us for done in decoded))
         for row, media, share_us in decoded:
             if floor.charge(row.generation, "decode", share_us):

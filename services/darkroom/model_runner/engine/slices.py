@@ -69,7 +69,7 @@ def step(floor: Floor, slice_: Slice) -> Slice:
         return family.advance(states, family.denoise(states))
 
     moved = floor.together(rows, forward, generation_of=lambda row: row.generation, key=key(rows[0]))
-    if len(tried) == 1:
+    if len(tried) == 1 and moved:
         _measure(floor, moved)
     for row, state, share_us in moved:
         if floor.charge(row.generation, "denoise", share_us):
