@@ -27,13 +27,13 @@ def test_a_step_is_guessed_by_its_pixels(catalog_dir: Path) -> None:
 
 
 def test_a_deadline_that_can_be_met_is_accepted() -> None:
-    estimate.check_deadline(deadline_us=None, wait_us=10**9, work_us=10**9)
-    estimate.check_deadline(deadline_us=3_000_000, wait_us=2_000_000, work_us=1_000_000)
+    estimate.check_deadline(deadline_us=None, expected_us=10**9, wait_us=0)
+    estimate.check_deadline(deadline_us=3_000_000, expected_us=3_000_000, wait_us=2_000_000)
 
 
 def test_a_hopeless_one_is_refused_with_an_estimate() -> None:
     with pytest.raises(errors.ResourceExhausted, match=r"about 3\.5 s") as refusal:
-        estimate.check_deadline(deadline_us=3_000_000, wait_us=2_500_000, work_us=1_000_000)
+        estimate.check_deadline(deadline_us=3_000_000, expected_us=3_500_000, wait_us=2_500_000)
     assert refusal.value.reason == "DEADLINE_HOPELESS"
     assert refusal.value.retry_after_s == 2.5
 

@@ -90,9 +90,8 @@ def estimate(wanted: asked.Media, *, rates: pricing.Rates, step_us: int, safety_
     return Estimate(work_us, steps_total, pricing.total(pricing.lines(rates, at_most)))
 
 
-def check_deadline(*, deadline_us: int | None, wait_us: int, work_us: int) -> None:
-    """Refuse a deadline that cannot be met, saying how long it would take: ResourceExhausted with the wait to hope for."""
-    expected_us = wait_us + work_us
+def check_deadline(*, deadline_us: int | None, expected_us: int, wait_us: int) -> None:
+    """Refuse a deadline before the end to expect, saying how long it would take: ResourceExhausted with the wait to hope for."""
     if deadline_us is None or expected_us <= deadline_us:
         return
     raise errors.ResourceExhausted(

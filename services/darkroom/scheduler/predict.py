@@ -1,15 +1,18 @@
 """How long a job takes on a runner.
 
 A `Job` and a `Runner` come in; microseconds go out: what is aboard, then loading the model if it is not there, then the job's own
-steps at the runner's measured cost, all stretched by other processes' use of the device. `scorers` compares, `admit` and the
-forecast use the same numbers for estimates.
+steps at the runner's measured cost, all stretched by other processes' use of the device. `place` compares runners by it and `explain`
+tells it; admission holds deadlines against the same number (`loop.forecast`).
 """
 
 from darkroom.scheduler.domain import fleet
 
 WINDOW = "window"  # a sound is computed as one window of its model, whatever its length
 GUIDED = "guided"
-FOREIGN_MAX = 0.98  # a device used up by others still makes some way, and divisions stay finite
+SLOWER_MAX = 4.0
+"""How many times longer other processes make work at most. Devices are shared in turns, so there is a fourth left beside three that
+never pause. What lasts is in the measured step costs besides, which follow a slower device by 2 % a step: a larger factor would count
+the same neighbours twice, or take one stall for a rate."""
 
 
 def shape(width: int, height: int, frames: int = 0, *, guided: bool, quality: str = "LOSSLESS") -> str:
@@ -45,5 +48,9 @@ def load_us(job: fleet.Job, runner: fleet.Runner) -> int:
 
 def completion_us(job: fleet.Job, runner: fleet.Runner) -> int:
     """Time from now until the job would be done there."""
-    share = 1.0 - min(runner.foreign_utilization, FOREIGN_MAX)
-    return load_us(job, runner) + round((runner.backlog_us + work_us(job, runner)) / share)
+    return load_us(job, runner) + round((runner.backlog_us + work_us(job, runner)) * slower(runner))
+
+
+def slower(runner: fleet.Runner) -> float:
+    """How many times longer work takes there than its device needs alone, because others use it: 1 to `SLOWER_MAX`."""
+    return 1.0 / max(1.0 - runner.foreign_utilization, 1.0 / SLOWER_MAX)

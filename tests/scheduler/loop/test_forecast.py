@@ -3,6 +3,7 @@ import asyncio
 import pytest
 
 from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
+from darkroom.scheduler.domain import fleet
 from darkroom.scheduler.domain import generation as domain
 from darkroom.scheduler.loop import forecast
 from tests.scheduler import stage
@@ -48,6 +49,50 @@ async def test_what_runners_measured_and_what_waits_is_known_on_any_replica(room
         assert expected.wait_us(MODEL, domain.Priority.INTERACTIVE) == 0
         assert expected.wait_us(MODEL, domain.Priority.STANDARD) == by_priority[2] // 2
         assert expected.wait_us(MODEL, domain.Priority.BATCH) == sum(by_priority.values()) // 2
+
+
+async def test_admission_and_explain_predict_the_same_end(room, tenant, expected):
+    job = fleet.Job(
+        generation_id="gen_1",
+        tenant_id="ten_1",
+        model=MODEL,
+        shape="64x64 guided",
+        priority=domain.Priority.STANDARD,
+        steps_total=10,
+        work_us=5_000,
+        waited_s=0.0,
+        model_load_us=1_000_000,
+    )
+    assert expected.completion_us(job) is None
+    async with stage.runners(room, "node-a") as (runner,):
+        runner.behaviour.step_costs = [pb.StepCost(model=MODEL, shape="64x64", rows=1, step_us=300, guided=True)]
+        runner.behaviour.utilization_percent = 50
+        runner.behaviour.resident = ()
+
+        async def known() -> bool:
+            await expected.refresh()
+            return expected.completion_us(job) == 1_000_000 + 2 * 10 * 300  # load, and steps on half of a device
+
+        await eventually(known)
+        made = await tenant.create()
+        await stage.until(tenant, made.generation_id)
+        (decision,) = await stage.decisions(tenant, made.generation_id)
+        assert decision.candidates[0].predicted_us == 1_006_000
+
+
+async def test_an_end_waits_for_what_is_there_already(room, tenant, expected):
+    async with stage.runners(room, "node-a") as (runner,):
+        runner.behaviour.waits_over = "circle"
+        runner.behaviour.utilization_percent = 50
+        made = await tenant.create()
+        await stage.until(tenant, made.generation_id, stage.RUNNING)
+
+        async def slowed() -> bool:
+            await expected.refresh()
+            return expected.wait_us(MODEL, domain.Priority.STANDARD) == 2 * 10_000  # 10 steps of 1 ms, guessed
+
+        await eventually(slowed)
+        assert expected.wait_us(MODEL, domain.Priority.INTERACTIVE) == 0
 
 
 async def test_it_reads_again_by_itself(room, expected):

@@ -9,7 +9,8 @@ from darkroom.api.scheduler.v1 import generation_pb2
 from darkroom.api.scheduler.v1 import generation_service_pb2 as pb
 from darkroom.api.types.v1 import inputs_pb2
 from darkroom.scheduler.fakes import loras
-from tests.scheduler.conftest import ESTIMATE_NANOS, MODEL, Room, Tenant, fields_of, refusal, request
+from tests.scheduler import stage
+from tests.scheduler.conftest import ESTIMATE_NANOS, MODEL, Room, Tenant, eventually, fields_of, refusal, request
 
 QUEUED = generation_pb2.GENERATION_STATE_QUEUED
 
@@ -114,6 +115,22 @@ async def test_a_hopeless_deadline_is_refused_at_once(tenant: Tenant) -> None:
     assert isinstance(refused, errors.ResourceExhausted)
     assert refused.reason == "DEADLINE_HOPELESS"
     assert refused.retry_after_s >= 1.0
+
+
+async def test_a_deadline_leaves_time_to_load_the_model(room: Room, tenant: Tenant) -> None:
+    async with stage.runners(room, "node-a") as (runner,):
+        runner.behaviour.resident = ()
+
+        async def known() -> bool:
+            wanted = pb.EstimateGenerationRequest(generation=request())
+            return bool((await tenant.generations.EstimateGeneration(wanted)).accelerators)
+
+        await eventually(known)
+        asked = request(deadline=duration_pb2.Duration(nanos=900_000_000))  # its steps take 10 ms, its model 1 s
+        refused = await refusal(tenant.generations.CreateGeneration(asked))
+        assert isinstance(refused, errors.ResourceExhausted)
+        assert refused.reason == "DEADLINE_HOPELESS"
+        await tenant.create(deadline=duration_pb2.Duration(seconds=60))
 
 
 async def test_too_many_waiting_are_refused_with_a_time_to_retry(idle_room: Room) -> None:

@@ -1,10 +1,11 @@
 """What admission may expect of the fleet, on any replica.
 
 The owners of pools publish what their runners tell; every replica reads it back here about once a second. Servicers ask, without
-waiting: what a step costs, how much work waits, how many runners there are.
+waiting: what a step costs, how much work waits, when a job would be done, how many runners there are.
 """
 
 import asyncio
+import dataclasses
 import logging
 from collections import defaultdict
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from google.protobuf import json_format
 
 from darkroom import errors, postgres
 from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
+from darkroom.scheduler import predict
 from darkroom.scheduler.config import Config
 from darkroom.scheduler.domain import fleet
 from darkroom.scheduler.loop import link
@@ -30,7 +32,7 @@ class Forecast:
         self._fleet = fleet_store.Fleet(database)
         self._seen_within_s = config.runner_lease_s
         self._accelerators: dict[str, dict[str, fleet.Accelerator]] = {}
-        self._runners: dict[str, int] = {}
+        self._runners: dict[str, list[fleet.Runner]] = {}
         self._work_us: dict[tuple[str, int], int] = {}
 
     async def run(self) -> None:
@@ -44,13 +46,13 @@ class Forecast:
 
     async def refresh(self) -> None:
         """Read once."""
-        runners: dict[str, int] = defaultdict(int)
+        runners: dict[str, list[fleet.Runner]] = defaultdict(list)
         accelerators: dict[str, dict[str, fleet.Accelerator]] = defaultdict(dict)
         for row in await self._fleet.live(seen_within_s=self._seen_within_s):
             heartbeat = json_format.ParseDict(row.status.get("heartbeat", {}), pb.Heartbeat())
             product = row.registration.device.get("product", "")
             for model in row.registration.models:
-                runners[model] += 1
+                runners[model].append(_runner(row, heartbeat))
                 known = accelerators[model].get(product, fleet.Accelerator(product, False, {}))
                 accelerators[model][product] = _slower(known, heartbeat, model)
         loads = await self._fleet.loads()
@@ -70,16 +72,41 @@ class Forecast:
 
     def runners(self, model: str) -> int:
         """Runners that take work for the model."""
-        return self._runners.get(model, 0)
+        return len(self._runners.get(model, ()))
 
     def wait_us(self, model: str, priority: int) -> int | None:
-        """Predicted microseconds until work accepted now would begin; None if no runner may load the model.
+        """Predicted microseconds until work accepted now would begin; None if no runner may load the model."""
+        waits_us = [
+            round(self._backlog_us(one, priority) * predict.slower(one)) for one in self._runners.get(model, ())
+        ]
+        return min(waits_us, default=None)
 
-        All that waits or runs in this class and those before it, shared by the model's runners.
-        """
-        if not (runners := self.runners(model)):
-            return None
-        return sum(us for (name, rank), us in self._work_us.items() if name == model and rank <= priority) // runners
+    def completion_us(self, job: fleet.Job) -> int | None:
+        """Predicted microseconds until a job accepted now would be done, as placement predicts it; None if no runner may."""
+        expected_us = [
+            predict.completion_us(job, dataclasses.replace(one, backlog_us=self._backlog_us(one, job.priority)))
+            for one in self._runners.get(job.model, ())
+        ]
+        return min(expected_us, default=None)
+
+    def _backlog_us(self, runner: fleet.Runner, priority: int) -> int:
+        """All that waits or runs in this class and those before it, each model's shared by the runners that may load it."""
+        return sum(
+            work_us // self.runners(name)
+            for (name, rank), work_us in self._work_us.items()
+            if name in runner.models and rank <= priority
+        )
+
+
+def _runner(row: fleet_store.Row, heartbeat: pb.Heartbeat) -> fleet.Runner:
+    return fleet.Runner(
+        runner_id=row.registration.runner_id,
+        node=row.registration.node,
+        models=frozenset(row.registration.models),
+        resident=frozenset(heartbeat.resident_models),
+        foreign_utilization=row.status.get("foreign_utilization", 0.0),
+        step_us=link.step_costs(heartbeat),
+    )
 
 
 def _slower(known: fleet.Accelerator, heartbeat: pb.Heartbeat, model: str) -> fleet.Accelerator:

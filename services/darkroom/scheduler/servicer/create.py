@@ -59,6 +59,10 @@ class Forecast(Protocol):
         """How long a new generation would wait; None if no runner is known."""
         ...
 
+    def completion_us(self, job: fleet.Job) -> int | None:
+        """When it would be done, were it accepted now; None if no runner is known."""
+        ...
+
     def runners(self, model: str) -> int:
         """Runners that can serve the model now."""
         ...
@@ -103,8 +107,11 @@ class Acceptance:
         await self._check_named(wanted, entry, tenant_id=tenant_id, generation_id=generation_id)
         price = await self.prices.of(entry.name)
         cost = self._estimate(wanted, entry, price.rates)
-        deadline_us, wait_us = admit.deadline_us(filled), self.forecast.wait_us(entry.name, filled.priority)
-        estimate.check_deadline(deadline_us=deadline_us, wait_us=wait_us or 0, work_us=cost.work_us)
+        deadline_us = admit.deadline_us(filled)
+        wait_us = self.forecast.wait_us(entry.name, filled.priority) or 0
+        shape = asked.shape(wanted, entry)
+        expected_us = self.forecast.completion_us(_job(generation_id, tenant_id, entry, filled.priority, shape, cost))
+        estimate.check_deadline(deadline_us=deadline_us, expected_us=expected_us or cost.work_us, wait_us=wait_us)
         return domain.New(
             generation_id=generation_id,
             tenant_id=tenant_id,
@@ -121,9 +128,9 @@ class Acceptance:
             rates=dataclasses.asdict(price.rates),
             work_us=cost.work_us,
             steps_total=cost.steps_total,
-            shape=asked.shape(wanted, entry),
+            shape=shape,
             deadline_us=deadline_us,
-            expected_us=None if wait_us is None else wait_us + cost.work_us,
+            expected_us=expected_us,
         )
 
     async def _check_named(
@@ -156,3 +163,20 @@ class Acceptance:
                 self.backlog.added(new.tenant_id)
             return generation
         raise errors.Unavailable("the tenant's money is spent faster than it is set aside")
+
+
+def _job(
+    generation_id: str, tenant_id: str, entry: catalog.ModelEntry, priority: int, shape: str, cost: estimate.Estimate
+) -> fleet.Job:
+    """What placement would see of it."""
+    return fleet.Job(
+        generation_id=generation_id,
+        tenant_id=tenant_id,
+        model=entry.name,
+        shape=shape,
+        priority=priority,
+        steps_total=cost.steps_total,
+        work_us=cost.work_us,
+        waited_s=0.0,
+        model_load_us=round(entry.load_s_guess * 1e6),
+    )
