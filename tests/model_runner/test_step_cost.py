@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 
 import pytest
@@ -142,4 +143,17 @@ def test_steps_that_reuse_tell_an_average_and_not_what_a_whole_step_costs() -> N
     assert cost.share == pytest.approx(0.6, abs=0.1)
     assert table.slowdown == 1.0
     text = step_cost.dump([cost], device="d", revisions={"m": "r"})
-    assert step_cost.load(text, device="d", revisions={"m": "r"}) == [cost._replace(share=1.0)]
+    restarted = step_cost.Table(step_cost.load(text, device="d", revisions={"m": "r"}))
+    assert restarted.snapshot() == (cost,)
+    restarted.observe_share(draft, 200, reused=True)
+    assert restarted.snapshot()[0].share == pytest.approx(cost.share, abs=0.02)  # goes on from there
+
+
+def test_a_file_of_an_earlier_release_holds_and_one_of_a_later_does_not() -> None:
+    costs = table(_1=100, _2=140).snapshot()
+    saved = json.loads(step_cost.dump(costs, device="d", revisions={"pocket-image": "r"}))
+    later = json.dumps(saved | {"version": saved["version"] + 1})
+    assert step_cost.load(later, device="d", revisions={"pocket-image": "r"}) == []
+    del saved["version"]
+    earlier = json.dumps(saved | {"costs": [line[:-1] for line in saved["costs"]]})  # without shares
+    assert step_cost.load(earlier, device="d", revisions={"pocket-image": "r"}) == list(costs)

@@ -7,8 +7,8 @@ tried by doubling, and what the table says against them is measured again from t
 """
 
 import json
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 _FASTER_WEIGHT = 0.5
 """Of a step that was faster than the average: nothing makes a step faster than the device can, so it counts."""
@@ -31,6 +31,9 @@ _AGAIN_STEPS = 200
 _NOISE = 1.15
 """Times a lone row's step that another row may seem to cost, and times dearer that rows may seem in the larger batch. On a
 shared machine less than that may be the neighbours' doing: without it 64x64 stayed at batches of 2, at 0.8 of what 8 gave."""
+
+VERSION = 2
+"""Of the file; 1 had no version and no shares."""
 
 _UNHURRIED_MAX = 64
 """Times as many rows at most are looked at: a table on which more rows never take longer would have no end."""
@@ -127,6 +130,7 @@ class Table:
         self._slowdown = 1.0
         for cost in costs:
             self._curve(cost.shape).costs[cost.shape.rows] = cost
+            self._shares[cost.shape._replace(rows=0)] = cost.share
 
     def observe(self, shape: Shape, took_us: int) -> None:
         """Add one step."""
@@ -189,17 +193,22 @@ def _weight(known: StepCost, step_us: float) -> float:
 
 def dump(costs: Iterable[StepCost], *, device: str, revisions: dict[str, str]) -> str:
     """Return the costs as text for a file: they hold for this device, and for these revisions of the models."""
-    lines = [[*cost.shape, cost.step_us, cost.measured] for cost in costs if cost.shape.model in revisions]
-    return json.dumps({"device": device, "revisions": revisions, "costs": lines}, indent=0)
+    lines = [[*shape, *measured] for shape, *measured in costs if shape.model in revisions]
+    return json.dumps({"version": VERSION, "device": device, "revisions": revisions, "costs": lines}, indent=0)
 
 
 def load(text: str, *, device: str, revisions: dict[str, str]) -> list[StepCost]:
-    """Return those costs of a file that hold here; ValueError if it is not such a file."""
+    """Return those costs of a file that hold here, none of a later release's; ValueError if it is not such a file."""
     try:
         saved = json.loads(text)
-        if saved["device"] != device:
+        if saved["device"] != device or saved.get("version", 1) > VERSION:
             return []
-        costs = [StepCost(Shape(*line[:-2]), int(line[-2]), int(line[-1])) for line in saved["costs"]]
+        costs = [_cost(line[: len(Shape._fields)], *line[len(Shape._fields) :]) for line in saved["costs"]]
         return [cost for cost in costs if saved["revisions"][cost.shape.model] == revisions.get(cost.shape.model)]
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f"not a file of step costs ({error})") from error
+
+
+def _cost(shape: Sequence[Any], step_us: int, measured: int, share: float = 1.0) -> StepCost:
+    """Return a file's line; TypeError or ValueError if it is none."""
+    return StepCost(Shape(*shape), int(step_us), int(measured), float(share))
