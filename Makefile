@@ -62,7 +62,7 @@ bench: setup  ## every benchmark in its quick form
 	@for file in $(filter-out benchmarks/gpu_check.py,$(wildcard benchmarks/[a-z]*.py)); do $(BIN)/python $$file --quick --json $(DARKROOM_HOME)/$$(basename $$file .py).json || exit 1; done
 
 gpu-check:  ## SUITE=engine|models|kernels on this machine's GPU, 9 minutes at most (PYTHON=... with torch and CUDA; DEVICE=cpu QUICK=--quick)
-	@PYTHONPATH=services:kernels $(PYTHON) benchmarks/gpu_check.py --suite $(SUITE) --device $(DEVICE) $(QUICK) \
+	@PYTHONPATH=services:kernels$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON) benchmarks/gpu_check.py --suite $(SUITE) --device $(DEVICE) $(QUICK) \
 	  --json benchmarks/results/gpu_check_$(SUITE).json
 
 image: ## build the two container images with buildah (as root)

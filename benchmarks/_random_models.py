@@ -1,8 +1,9 @@
 """Published architectures at their real sizes with random weights: time does not depend on the values.
 
 In: a name, a device and a dtype. Out: the diffusers pipeline, made on the device itself (no file is read or written), and the work that
-is timed on it. `tiny` gives the same architectures small enough for a CPU. The tokenizers know letters only; every prompt is padded to
-its full length all the same. Next: `gpu_check` runs them by our engine and by diffusers.
+is timed on it. As in models that were read from files, schedulers keep their tables on the CPU and Wan's VAE is in float32. `tiny` gives
+the same architectures small enough for a CPU. The tokenizers know letters only; every prompt is padded to its full length all the same.
+Next: `gpu_check` runs them by our engine and by diffusers.
 """
 
 import contextlib
@@ -58,7 +59,8 @@ def stable_diffusion(tiny: bool) -> diffusers.StableDiffusionPipeline:
         vae=_vae(tiny, scaling_factor=0.18215),
         text_encoder=_clip(width, layers=1 if tiny else 12, heads=2 if tiny else 12),
         tokenizer=_clip_tokenizer(),
-        scheduler=diffusers.DDIMScheduler(
+        scheduler=_scheduler(
+            diffusers.DDIMScheduler,
             beta_start=0.00085,
             beta_end=0.012,
             beta_schedule="scaled_linear",
@@ -95,7 +97,8 @@ def sdxl(tiny: bool) -> diffusers.StableDiffusionXLPipeline:
         text_encoder_2=_clip(second, layers=1 if tiny else 32, heads=2 if tiny else 20, projected=True),
         tokenizer=_clip_tokenizer(),
         tokenizer_2=_clip_tokenizer(),
-        scheduler=diffusers.EulerDiscreteScheduler(
+        scheduler=_scheduler(
+            diffusers.EulerDiscreteScheduler,
             beta_start=0.00085,
             beta_end=0.012,
             beta_schedule="scaled_linear",
@@ -124,7 +127,7 @@ def flux(tiny: bool) -> diffusers.FluxPipeline:
         text_encoder_2=_t5(transformers.T5EncoderModel, transformers.T5Config, tiny, vocabulary=32_128),
         tokenizer=_clip_tokenizer(),
         tokenizer_2=_t5_tokenizer(),
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        scheduler=_scheduler(diffusers.FlowMatchEulerDiscreteScheduler, shift=3.0, use_dynamic_shifting=True),
     )
 
 
@@ -139,11 +142,15 @@ def wan(tiny: bool) -> diffusers.WanPipeline:
             ffn_dim=32 if tiny else 8960,
             num_layers=1 if tiny else 30,
         ),
-        vae=diffusers.AutoencoderKLWan(**(small if tiny else {})),
+        vae=diffusers.AutoencoderKLWan(**(small if tiny else {})).to(torch.float32),
         text_encoder=_t5(transformers.UMT5EncoderModel, transformers.UMT5Config, tiny, vocabulary=256_384),
         tokenizer=_t5_tokenizer(),
-        scheduler=diffusers.UniPCMultistepScheduler(
-            prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0
+        scheduler=_scheduler(
+            diffusers.UniPCMultistepScheduler,
+            prediction_type="flow_prediction",
+            use_flow_sigmas=True,
+            num_train_timesteps=1000,
+            flow_shift=3.0,
         ),
     )
 
@@ -154,6 +161,11 @@ WORKS = {
     "FLUX.1-dev 1024x1024": Work("flux", flux, "embedded", 3.5, (1024, 1024), 28, 512, (64, 64)),
     "Wan 1.3B 832x480x81": Work("wan", wan, "true_cfg", 5.0, (832, 480, 81), 6, 512, (32, 32, 5)),
 }
+
+
+def _scheduler(kind: Any, **config: Any) -> diffusers.SchedulerMixin:
+    with torch.device("cpu"):
+        return kind(**config)
 
 
 def _vae(tiny: bool, **config: Any) -> diffusers.AutoencoderKL:

@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -69,6 +70,8 @@ def _text(value: str | int | float) -> str:
 
 
 def _commit() -> str:
+    if shutil.which("git") is None:
+        return ""
     asked = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=pathlib.Path(__file__).parent, capture_output=True, text=True, check=False
     )
