@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from darkroom.model_runner.engine import checkpoint
-from darkroom.model_runner.engine.job import Job, ModelSpec, Output, Usage
+from darkroom.model_runner.engine.job import Job, ModelSpec, Output, Stage, Usage
 from darkroom.model_runner.engine.samplers.plan import Plan
 from darkroom.model_runner.engine.state import BatchKey, State
 from tests.model_runner import world
@@ -112,6 +112,7 @@ def state(job: Job, **changes: Any) -> State:
 
 
 USAGE = Usage(adapters_us=1, prepare_us=2**40, denoise_us=3, decode_us=4, steps=5, images=1, pixels=1024)
+STAGES = (Stage("wait", 0), Stage("denoise", 2**40))
 PNG = Output(b"\x89PNG\r\n", "image/png", 32, 32, 8)
 
 
@@ -136,10 +137,10 @@ def same(one: Any, other: Any) -> bool:
 def test_what_is_saved_comes_back(job: Job, specs: dict[str, ModelSpec]) -> None:
     first = state(job)
     images = (first, PNG, state(job, noise_rng=None, history=()))
-    data = checkpoint.save(images, USAGE, job=job, spec=specs["true_cfg"])
+    data = checkpoint.save(images, USAGE, STAGES, job=job, spec=specs["true_cfg"])
     later = dataclasses.replace(job, key="gen_1/2/2", solo=True, deadline_us=5)
     saved = checkpoint.load(data, job=later, spec=specs["true_cfg"], device=CPU)
-    assert saved.usage == USAGE
+    assert (saved.usage, saved.stages) == (USAGE, STAGES)
     assert same(saved.images, images)
     assert not same(saved.images, (state(job), *images[1:]))
 

@@ -3,6 +3,7 @@ from typing import Any
 
 import torch
 
+from darkroom.model_runner.engine.checkpoint import Saved
 from darkroom.model_runner.engine.generation import Generation, Row
 from darkroom.model_runner.engine.job import Job, Output, Progressed, Stage
 from darkroom.model_runner.engine.state import State
@@ -59,8 +60,13 @@ def test_what_a_checkpoint_brings_is_counted_once() -> None:
     first.outputs[0] = output = Output(b"", "image/png", 32, 16, 1)
     first.busy_us["denoise"] = 60
     second = Generation(of, now_us=0)
-    assert second.begin([output, state(of, 2, cached_steps=1)], first.usage(), now_us=50) == 6
+    first.mark("wait", now_us=7)
+    first.mark("denoise", now_us=90)
+    saved = Saved((output, state(of, 2, cached_steps=1)), first.usage(), first.stages())
+    assert second.begin(*saved, now_us=50) == 6
     assert second.usage() == first.usage()
+    second.mark("denoise", now_us=60)
+    assert second.stages() == (Stage("wait", 7), Stage("denoise", 83 + 60))
     second.stepped(1, state(of, 3, cached_steps=2))
     second.busy_us["denoise"] = 10
     usage = second.usage()

@@ -53,6 +53,10 @@ def test_drained_work_goes_on_elsewhere_and_is_counted_once(harness: Any) -> Non
     usage = other.end("2").usage
     assert (usage.steps, usage.images) == (8, 2)
     assert usage.denoise_us == whole.end("1").usage.denoise_us
+    walls_us = {stage.name: stage.wall_us for stage in other.end("2").stages}
+    assert sum(walls_us.values()) == one.clock.now_us + other.clock.now_us
+    assert walls_us["load"] == 2 * 7000
+    assert walls_us["prepare"] == {stage.name: stage.wall_us for stage in whole.end("1").stages}["prepare"]
 
 
 @pytest.mark.parametrize("fits", [True, False])

@@ -1,3 +1,5 @@
+import datetime
+
 import pytest
 
 from darkroom import errors, ids, pricing
@@ -79,6 +81,7 @@ async def test_finishing_ends_the_attempt_and_settles_once(database):
     assert ended.stages is not None
     assert ended.stages["denoise_us"] == 9
     assert ended.stages["queued_us"] > 1_000_000_000  # the engine's waiting on top of the scheduler's
+    assert "lost_us" not in ended.stages
     assert await ends(database, made.generation_id) == ["SUCCEEDED"]
     assert await lease(database) == (6, 0)
     assert await store.finish(fence, key, lambda generation: DONE) is None
@@ -182,6 +185,24 @@ async def test_progress_of_an_attempt_that_is_not_current_is_dropped(database):
     store = attempts.Attempts(database)
     await store.progress([attempts.Step(key, 3, 1_000), attempts.Step(key._replace(attempt=7), 6, 1_000)])
     assert (await row(database, made.generation_id))["steps_done"] == 3
+
+
+async def test_stages_and_what_was_lost_add_up_to_the_whole_time(database):
+    made, fence = await make(database), await own(database)
+    store = attempts.Attempts(database)
+    [key] = await begin(database, fence, made.generation_id)
+    # The first attempt ran for an hour, of which its checkpoint counts half.
+    await database.execute("UPDATE generation SET created_at = created_at - interval '1 hour'")
+    await database.execute("UPDATE attempt SET started_at = started_at - interval '1 hour'")
+    await store.give_back(fence, [key], reason="RUNNER_LOST", judge=again)
+    [key] = await begin(database, fence, made.generation_id)
+    stages = {"queued_us": 1_000_000, "denoise_us": 1_799_000_000}
+    ended = await store.finish(fence, key, lambda generation: DONE._replace(stages=stages))
+    assert ended is not None
+    assert ended.stages is not None
+    assert 1_800_000_000 <= ended.stages["lost_us"] < 1_860_000_000
+    whole_us = (ended.finished_at - ended.created_at) // datetime.timedelta(microseconds=1)
+    assert sum(ended.stages.values()) == pytest.approx(whole_us, abs=1_000_000)
 
 
 async def test_all_waits_are_summed(database):

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Sequence
 from darkroom.model_runner.engine import checkpoint, saving
 from darkroom.model_runner.engine.floor import Floor
 from darkroom.model_runner.engine.generation import Generation, Row
-from darkroom.model_runner.engine.job import Output, Started, Usage
+from darkroom.model_runner.engine.job import Output, Stage, Started, Usage
 from darkroom.model_runner.engine.state import State
 
 
@@ -73,9 +73,9 @@ def prepare(floor: Floor, generations: Sequence[Generation]) -> None:
     restored = {generation: saved for generation in generations if (saved := _restore(floor, generation))}
     for generation in generations:
         _load_adapters(floor, generation, again=generation in restored)
-    for generation, (images, used) in restored.items():
+    for generation, saved in restored.items():
         if floor.is_live(generation):
-            _start(floor, generation, images, used)
+            _start(floor, generation, *saved)
     family = floor.family(generations[0].job.model)
     prepared = floor.together(
         [generation for generation in generations if generation not in restored],
@@ -85,7 +85,7 @@ def prepare(floor: Floor, generations: Sequence[Generation]) -> None:
     )
     for generation, states, share_us in prepared:
         if floor.charge(generation, "prepare", share_us):
-            _start(floor, generation, states, None)
+            _start(floor, generation, states)
 
 
 def _restore(floor: Floor, generation: Generation) -> checkpoint.Saved | None:
@@ -114,9 +114,15 @@ def _load_adapters(floor: Floor, generation: Generation, *, again: bool) -> None
     generation.mark("adapters", now_us=floor.now_us())
 
 
-def _start(floor: Floor, generation: Generation, images: Sequence[State | Output], used: Usage | None) -> None:
+def _start(
+    floor: Floor,
+    generation: Generation,
+    images: Sequence[State | Output],
+    used: Usage | None = None,
+    spent: Sequence[Stage] = (),
+) -> None:
     now_us = floor.now_us()
-    resumed_step = generation.begin(images, used, now_us=now_us)
+    resumed_step = generation.begin(images, used, spent, now_us=now_us)
     generation.mark("prepare", now_us=now_us)
     floor.rows += [
         Row(generation, index, image, generation.arrived_us)

@@ -1,9 +1,9 @@
 """Generations as files: what is needed to go on with one in another process that serves the same model revision.
 
-In: for each image its `State`, or its file if that is finished, and the usage so far. Out: the bytes of a plain safetensors
-file, with a JSON header in its metadata and a digest over the whole; and back again. Nouns are written field by field, so that
-what a later release adds or takes away makes its files another schema. Next: `saving` hands the bytes out as an event and takes
-them in with a job.
+In: for each image its `State`, or its file if that is finished, and the usage and stages so far. Out: the bytes of a plain
+safetensors file, with a JSON header in its metadata and a digest over the whole; and back again. Nouns are written field by
+field, so that what a later release adds or takes away makes its files another schema. Next: `saving` hands the bytes out as an
+event and takes them in with a job.
 """
 
 import dataclasses
@@ -19,13 +19,13 @@ import torch
 from safetensors import torch as tensor_files
 from torch import Tensor
 
-from darkroom.model_runner.engine.job import JSON, AdapterUse, Job, ModelSpec, Output, Usage
+from darkroom.model_runner.engine.job import JSON, AdapterUse, Job, ModelSpec, Output, Stage, Usage
 from darkroom.model_runner.engine.samplers.plan import Plan
 from darkroom.model_runner.engine.state import BatchKey, State
 
 VERSION = 1
 
-_NOUNS: dict[str, Any] = {noun.__name__: noun for noun in (State, BatchKey, Plan, Output, Usage)}
+_NOUNS: dict[str, Any] = {noun.__name__: noun for noun in (State, BatchKey, Plan, Output, Usage, Stage)}
 _NOT_THE_PICTURES = {"key", "priority", "deadline_us", "solo", "checkpoint"}
 """Fields of a job that may differ between the attempts of one generation."""
 
@@ -43,15 +43,20 @@ class Saved(NamedTuple):
     images: tuple[State | Output, ...]
     """In the order of the job's seeds."""
     usage: Usage
+    stages: tuple[Stage, ...]
+    """Where the wall-clock time up to there went, of all attempts on the way."""
 
 
-def save(images: Sequence[State | Output], usage: Usage, *, job: Job, spec: ModelSpec) -> bytes:
+def save(
+    images: Sequence[State | Output], usage: Usage, stages: Sequence[Stage] = (), *, job: Job, spec: ModelSpec
+) -> bytes:
     """Return the file of a generation between two steps; `images` in the order of the job's seeds."""
     tensors = _Tensors()
     header = {
         **_identity(job, spec),
         "images": [_encode(image, tensors) for image in images],
         "usage": _encode(usage, tensors),
+        "stages": _encode(tuple(stages), tensors),
     }
     metadata = {"darkroom": json.dumps(header), "sha256": "0" * 64}
     data: bytes = tensor_files.save(tensors.by_name, metadata)
@@ -70,7 +75,7 @@ def load(data: bytes, *, job: Job, spec: ModelSpec, device: torch.device) -> Sav
     images = tuple(_on_cpu(_decode(image, tensors, paths)) for image in header["images"])
     if not all(torch.isfinite(image.latents).all() for image in images if isinstance(image, State)):
         raise Refused("the checkpoint holds NaN or infinity")
-    return Saved(images, _decode(header["usage"], tensors, paths))
+    return Saved(images, *(_decode(header[name], tensors, paths) for name in ("usage", "stages")))
 
 
 def _identity(job: Job, spec: ModelSpec) -> dict[str, str]:

@@ -39,12 +39,16 @@ class Generation:
         self._walls[stage] = self._walls.get(stage, 0) + now_us - self._marked_us
         self._marked_us = now_us
 
-    def begin(self, images: Sequence[State | Output], used: Usage | None = None, *, now_us: int) -> int:
+    def begin(
+        self, images: Sequence[State | Output], used: Usage | None = None, spent: Sequence[Stage] = (), *, now_us: int
+    ) -> int:
         """Note that its states are there; return the steps that a checkpoint spares it.
 
         A source image may leave fewer steps than the job says. From a checkpoint come finished files too, and what was
-        `used` for them and for the steps so far.
+        `used` for them and for the steps so far, and the time `spent`.
         """
+        for name, wall_us in spent:
+            self._walls[name] = self._walls.get(name, 0) + wall_us
         self.ready_us = self.saved_us = now_us
         self.outputs = {index: image for index, image in enumerate(images) if isinstance(image, Output)}
         self._steps = [image.step if isinstance(image, State) else self.job.steps for image in images]
@@ -89,7 +93,7 @@ class Generation:
         )
 
     def stages(self) -> tuple[Stage, ...]:
-        """Return where its wall-clock time went, in order."""
+        """Return where its wall-clock time went, in order, what a checkpoint brought with it included."""
         return tuple(Stage(name, wall_us) for name, wall_us in self._walls.items())
 
 

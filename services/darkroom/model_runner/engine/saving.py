@@ -24,10 +24,12 @@ def save(floor: Floor, generation: Generation) -> bytes | None:
     if not images or not all(state.is_portable for state in images.values() if isinstance(state, State)):
         return None
     images |= generation.outputs
+    generation.mark("denoise", now_us=floor.now_us())
     started_us = floor.device_us()
     data = checkpoint.save(
         [images[image] for image in sorted(images)],
         generation.usage(),
+        generation.stages(),
         job=generation.job,
         spec=floor.residency.spec(generation.job.model),
     )

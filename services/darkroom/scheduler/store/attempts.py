@@ -36,7 +36,7 @@ Judge = Callable[[domain.Generation, bool], poison.Verdict]  # (generation, ran 
 _CURRENT = (
     "SELECT g.*, a.solo, (extract(epoch FROM a.started_at - g.created_at - coalesce((SELECT sum(b.ended_at - b.started_at)"
     " FROM attempt b WHERE b.generation_id = g.generation_id AND b.attempt < g.attempt), interval '0')) * 1000000)::bigint"
-    " AS queued_us FROM generation g JOIN attempt a USING (generation_id, attempt) WHERE g.state = 'RUNNING' AND "
+    " AS queued_us, (extract(epoch FROM clock_timestamp() - g.created_at) * 1000000)::bigint AS elapsed_us FROM generation g JOIN attempt a USING (generation_id, attempt) WHERE g.state = 'RUNNING' AND "
 )
 
 
@@ -93,8 +93,7 @@ class Attempts:
                 return None
             generation = generations.read(row)
             end = ending(generation)
-            stages = end.stages or {}
-            end = end._replace(stages={**stages, "queued_us": row["queued_us"] + stages.get("queued_us", 0)})
+            end = end._replace(stages=_whole(row, end.stages or {}))
             resumed_step = max(generation.resumed_step, end.resumed_step)
             await _close(connection, generation, end.state.value, resumed_step=resumed_step)
             return await generations.end(connection, generation, end)
@@ -181,6 +180,14 @@ class Attempts:
         again = generations.read(queued)
         await events.append(connection, generation_id=again.generation_id, sequence=again.sequence, state=again.state)
         return again
+
+
+def _whole(row: postgres.Row, told: dict[str, int]) -> dict[str, int]:
+    """Where the whole time went: a runner's stages, the waiting before them, and what earlier attempts spent in vain."""
+    stages = {**told, "queued_us": row["queued_us"] + told.get("queued_us", 0)}
+    if told and row["attempt"] > 1:
+        stages["lost_us"] = max(row["elapsed_us"] - sum(stages.values()), 0)
+    return stages
 
 
 async def _record(

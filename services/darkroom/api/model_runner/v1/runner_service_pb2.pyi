@@ -562,7 +562,9 @@ class Completed(_message.Message):
 
     @_builtins.property
     def stages(self) -> _generation_pb2.StageTimes:
-        """Where its time went (queued_us is the scheduler's to fill)."""
+        """Where the time of all attempts on the way went, as usage counts it: up to the checkpoint that this one went on from,
+        and its own. queued_us is the waiting on runners, to which the scheduler adds its own; lost_us is the scheduler's.
+        """
 
     def __init__(
         self,

@@ -91,7 +91,11 @@ Global___GenerationError: _TypeAlias = GenerationError  # noqa: Y015
 
 @_typing.final
 class StageTimes(_message.Message):
-    """Time one generation spent, in microseconds; unset parts are 0."""
+    """Wall-clock time that one generation spent, in microseconds; unset parts are 0. Like its usage it covers the whole
+    generation: an attempt that goes on from a checkpoint counts on from the stages of those before it. Of a generation
+    that SUCCEEDED the parts add up to finished_at - created_at, but for moments between them; of others only queued_us
+    is told.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -103,12 +107,13 @@ class StageTimes(_message.Message):
     DECODE_US_FIELD_NUMBER: _builtins.int
     ENCODE_US_FIELD_NUMBER: _builtins.int
     STORE_US_FIELD_NUMBER: _builtins.int
+    LOST_US_FIELD_NUMBER: _builtins.int
     queued_us: _builtins.int
     """From acknowledgement to the assignment that ended the waiting (all waits summed)."""
     load_us: _builtins.int
     """Loading the model; paid by the platform."""
     adapters_us: _builtins.int
-    """Fetching and reading adapters."""
+    """Fetching and reading adapters, pictures and a checkpoint."""
     prepare_us: _builtins.int
     """Text encoders, noise, sigma table."""
     denoise_us: _builtins.int
@@ -119,6 +124,8 @@ class StageTimes(_message.Message):
     """Encoding to PNG, MP4 or FLAC."""
     store_us: _builtins.int
     """Handing artifacts to media_store."""
+    lost_us: _builtins.int
+    """Spent by earlier attempts in vain, after their last checkpoint, and until their end was noticed; nobody pays for it."""
     def __init__(
         self,
         *,
@@ -130,10 +137,11 @@ class StageTimes(_message.Message):
         decode_us: _builtins.int = ...,
         encode_us: _builtins.int = ...,
         store_us: _builtins.int = ...,
+        lost_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters_us", b"adapters_us", "decode_us", b"decode_us", "denoise_us", b"denoise_us", "encode_us", b"encode_us", "load_us", b"load_us", "prepare_us", b"prepare_us", "queued_us", b"queued_us", "store_us", b"store_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters_us", b"adapters_us", "decode_us", b"decode_us", "denoise_us", b"denoise_us", "encode_us", b"encode_us", "load_us", b"load_us", "lost_us", b"lost_us", "prepare_us", b"prepare_us", "queued_us", b"queued_us", "store_us", b"store_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
