@@ -53,7 +53,9 @@ class Config(settings.Room):
         "", doc="file that keeps measured step costs between processes; empty: they are measured anew"
     )
     embeddings_bytes_max: int = settings.field(256 << 20, doc="prompt embeddings kept on the device; 0: none", low=0)
-    encode_threads: int = settings.field(2, doc="threads that make files and read weights", low=1, high=256)
+    encode_threads: int = settings.field(
+        2, doc="threads that read pictures, make files and read weights", low=1, high=256
+    )
     memory_bytes_max: int = settings.field(0, doc="for resident models; 0 means 0.8 of the device's memory", low=0)
     adapters_resident_max: int = settings.field(32, doc="LoRAs kept on the device for each model", low=1, high=65_536)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from darkroom.model_runner import step_cost
-from darkroom.model_runner.engine import adapters, errors, revision, samplers
+from darkroom.model_runner.engine import adapters, errors, pictures, revision, samplers
 from darkroom.model_runner.engine.families import Medium
 from darkroom.model_runner.engine.job import Job, ModelSpec
 from darkroom.model_runner.engine.state import BatchKey, Predictions, State
@@ -59,6 +59,26 @@ class Inline(concurrent.futures.Executor):
         return future
 
 
+class Later(concurrent.futures.Executor):
+    """Does what it is given when it is told to."""
+
+    def __init__(self) -> None:
+        self._given: list[tuple[concurrent.futures.Future[Any], Callable[[], Any]]] = []
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        self._given.append((future, lambda: fn(*args, **kwargs)))
+        return future
+
+    def work(self) -> None:
+        for future, do in self._given:
+            try:
+                future.set_result(do())
+            except Exception as error:
+                future.set_exception(error)
+        self._given = []
+
+
 class Counting:
     """`Counting.load` is what a family's `load` is; `forwards` lists, for each forward, the seeds in the batch."""
 
@@ -67,6 +87,8 @@ class Counting:
 
     def __init__(self) -> None:
         self.bank = adapters.Bank(torch.nn.Module(), resident_max=1)
+        self.sizing: pictures.Sizing = pictures.as_asked
+        self.given: list[Job] = []
         self.forwards: list[list[int]] = []
         self.prepared: list[list[str]] = []
         self.decoded: list[list[int]] = []
@@ -85,6 +107,7 @@ class Counting:
     def prepare(self, jobs: Sequence[Job]) -> list[list[State]]:
         """A prompt of `nan` makes latents that are none, one of `bad` is refused."""
         self.prepared.append([job.key for job in jobs])
+        self.given += jobs
         self.clock.work(100 + len(jobs))
         if any(job.prompt == "bad" for job in jobs):
             raise errors.BadRequest("prompt: this one is refused")

@@ -1,28 +1,11 @@
-import concurrent.futures
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from darkroom.model_runner.engine.job import AdapterUse, Cancelled, Finished, Priority
+from tests.model_runner.engine import counting
 from tests.model_runner.engine.harness import Harness, job
-
-
-class Later(concurrent.futures.Executor):
-    """Does what it is given when it is told to."""
-
-    def __init__(self) -> None:
-        self._given: list[Any] = []
-
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
-        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
-        self._given.append((future, lambda: fn(*args, **kwargs)))
-        return future
-
-    def work(self) -> None:
-        for future, do in self._given:
-            future.set_result(do())
-        self._given = []
 
 
 @pytest.fixture
@@ -31,7 +14,7 @@ def slow(tmp_path: Path) -> Any:
     run = Harness(tmp_path)
     run.loop.accept(job("first", model="counting"))
     run.run()
-    run.pool = run.loop._floor.pool = Later()
+    run.pool = run.loop._floor.pool = counting.Later()
     del run.events[:], run.family.forwards[:], run.family.decoded[:]
     return run
 

@@ -14,3 +14,9 @@ def test_nouns_cannot_be_changed(make_job) -> None:  # type: ignore[no-untyped-d
     job: Job = make_job("1")
     with pytest.raises(dataclasses.FrozenInstanceError):
         job.steps = 2  # type: ignore[misc]
+
+
+def test_files_are_those_that_it_has(make_job) -> None:  # type: ignore[no-untyped-def]
+    assert make_job("1").files == {}
+    assert make_job("1", mask_image=b"mask").files == {"mask_image": b"mask"}
+    assert list(make_job("1", source_image=b"picture", mask_image=b"mask").files) == ["source_image", "mask_image"]

@@ -89,3 +89,18 @@ def test_the_less_goes_the_later_it_enters(steps: int, strength: float, first: i
 def test_a_strength_that_leaves_no_step_is_refused() -> None:
     with pytest.raises(errors.BadRequest, match=r"strength: 0.0 leaves no step"):
         pictures.first_step(4, strength=0.0)
+
+
+@pytest.mark.parametrize("size", [(32, 16), (100, 90), (41, 37)])
+def test_a_picture_that_was_sized_before_is_not_changed_again(size: tuple[int, int]) -> None:
+    width, height = size
+    picture = pictures.read(file(gradient(41, 37)), field="image")
+    sized = pictures.sized(picture, size)
+    assert sized.size == size
+    for see in (pictures.pixels, pictures.mask):
+        assert torch.equal(see(sized, width=width, height=height), see(picture, width=width, height=height))
+
+
+def test_a_picture_that_was_read_before_is_returned() -> None:
+    picture = gradient(8, 8)
+    assert pictures.read(picture, field="image") is picture

@@ -20,13 +20,19 @@ def key(generation: Generation) -> Hashable:
 
 
 def candidates(floor: Floor) -> list[Generation]:
-    """Return who may be prepared: whose rows find a place beside those of their class, or are alone in it."""
+    """Return who may be prepared: whose pictures are read, and whose rows find a place in their class or are alone there.
+
+    Who waits for a model may as well; it is loaded before pictures are read.
+    """
     rows = collections.Counter(row.generation.job.priority for row in floor.rows)
     return [
         generation
         for generation in floor.waiting
-        if not (taken := rows[generation.job.priority])
-        or taken + len(generation.job.seeds) <= floor.config.rows_live_max
+        if (generation.is_read or not floor.residency.has(generation.job.model))
+        and (
+            not (taken := rows[generation.job.priority])
+            or taken + len(generation.job.seeds) <= floor.config.rows_live_max
+        )
     ]
 
 
@@ -79,7 +85,7 @@ def prepare(floor: Floor, generations: Sequence[Generation]) -> None:
     family = floor.family(generations[0].job.model)
     prepared = floor.together(
         [generation for generation in generations if generation not in restored],
-        lambda some: family.prepare([generation.job for generation in some]),
+        lambda some: family.prepare([generation.job_with_pictures() for generation in some]),
         generation_of=lambda generation: generation,
         key=key(generations[0]),
     )

@@ -4,9 +4,12 @@ In: its job, then what each part of the loop measured. Out: the `Usage` and `Sta
 progress. Next: `floor` drops it once that event is out.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import PIL.Image
 
 from darkroom.model_runner.engine.job import Job, Output, Progressed, Stage, Usage
 from darkroom.model_runner.engine.state import State
@@ -23,6 +26,7 @@ class Generation:
         self.arrived_us = now_us
         self.busy_us: dict[Busy, int] = {"adapters": 0, "prepare": 0, "denoise": 0, "decode": 0}
         self.outputs: dict[int, Output] = {}
+        self.pictures: dict[str, PIL.Image.Image] = {}  # what its files hold, from when they are read until it begins
         self.load_us = 0  # how long its model took to load while it waited
         self.ready_us = now_us  # when its states were there; what the pace of steps is taken from
         self.saved_us = now_us  # when it was last saved as a checkpoint
@@ -33,6 +37,16 @@ class Generation:
         self._used: Usage | None = None
         self._walls: dict[str, int] = {}
         self._marked_us = now_us
+
+    @property
+    def is_read(self) -> bool:
+        """Whether all its files, if it has any, are read."""
+        return self.pictures.keys() == self.job.files.keys()
+
+    def job_with_pictures(self) -> Job:
+        """Return its job with pictures in place of files."""
+        pictures: dict[str, Any] = {**self.pictures}
+        return dataclasses.replace(self.job, **pictures)
 
     def mark(self, stage: str, *, now_us: int) -> None:
         """Count the wall-clock time since the last mark as `stage`."""
@@ -57,6 +71,7 @@ class Generation:
         self._cached_spared = sum(self._cached_steps)
         self._steps_total = sum(image.steps_total if isinstance(image, State) else self.job.steps for image in images)
         self._used = used
+        self.pictures = {}
         return self._steps_spared
 
     def stepped(self, image: int, state: State) -> None:

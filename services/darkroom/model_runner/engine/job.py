@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
+import PIL.Image
+
 from darkroom.model_runner.engine.errors import Fault
 from darkroom.model_runner.step_cost import StepCost
 
@@ -18,6 +20,7 @@ Guidance = Literal["true_cfg", "embedded", "none"]
 Medium = Literal["image", "video", "audio"]
 Dtype = Literal["float32", "float16", "bfloat16"]
 Tier = Literal["LOSSLESS", "HIGH", "DRAFT"]
+Picture: TypeAlias = bytes | PIL.Image.Image
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
 
@@ -54,7 +57,7 @@ class EngineConfig:
     checkpoint_interval_us: int = 30_000_000
     """Between two checkpoints of a generation that runs so long; 0 makes none."""
     encode_threads: int = 2
-    """Threads that make files, read weights for their digest. At least 1."""
+    """Threads that read pictures and make files, and read weights for their digest. At least 1."""
     memory_bytes_max: int = 8 << 30
     """Resident models together, by the need that their catalogue entries state."""
     adapters_resident_max: int = 32
@@ -120,16 +123,22 @@ class Job:
     frames_per_second: int = 0
     duration_us: int = 0
     """Of a sound."""
-    source_image: bytes | None = None
-    """The file, as fetched, of the picture to start from or to edit."""
-    mask_image: bytes | None = None
-    """The file of the mask: white is painted anew."""
+    source_image: Picture | None = None
+    """The picture to start from or to edit; its file, until `reading` has read it for `prepare`."""
+    mask_image: Picture | None = None
+    """The mask likewise: white is painted anew."""
     strength: float | None = None
     """How much of the source image goes, 0 to 1; None: the model's own."""
     extras: Mapping[str, JSON] = field(default_factory=dict)
     """What only this model takes, checked against its schema already."""
     checkpoint: bytes | None = None
     """A state file to go on from; one that does not fit this model is refused, and step 0 is next."""
+
+    @property
+    def files(self) -> dict[str, Picture]:
+        """The pictures that it starts from, by their fields."""
+        given = {"source_image": self.source_image, "mask_image": self.mask_image}
+        return {name: file for name, file in given.items() if file is not None}
 
 
 class Output(NamedTuple):

@@ -1,10 +1,13 @@
 """Pictures that a generation starts from.
 
 In: the bytes of a file as a tenant sent it, and the size that the denoiser needs. Out: pixels as diffusers'
-`VaeImageProcessor` hands them to a VAE, and the latents that it makes of them. Next: families noise or append those.
+`VaeImageProcessor` hands them to a VAE, and the latents that it makes of them. Next: `reading` has files read on other
+threads; families noise or append the latents.
 """
 
 import io
+from collections.abc import Callable
+from typing import TypeAlias
 
 import PIL.Image
 import PIL.ImageOps
@@ -14,9 +17,14 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
 from darkroom.model_runner.engine import errors
+from darkroom.model_runner.engine.job import Job, Picture
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 """What Pillow may try to read. Others (EPS among them) start programs or are rarely looked at."""
+Size: TypeAlias = tuple[int, int]
+"""Width and height."""
+Sizing: TypeAlias = Callable[[Job, Size], Size]
+"""In what size a family wants to be given a job's picture of this size."""
 PIXELS_MAX = 64 << 20
 """In one source picture, before it is resized: 192 MiB decoded."""
 SIDE_MAX = 16 << 10
@@ -26,8 +34,13 @@ _PICTURES = VaeImageProcessor(vae_scale_factor=1)
 _MASKS = VaeImageProcessor(vae_scale_factor=1, do_normalize=False, do_binarize=True, do_convert_grayscale=True)
 
 
-def read(data: bytes, *, field: str) -> PIL.Image.Image:
-    """Return the picture of a file, in RGB and upright; BadRequest, naming `field`, if it is none or too large."""
+def read(data: Picture, *, field: str) -> PIL.Image.Image:
+    """Return the picture of a file, in RGB and upright; BadRequest, naming `field`, if it is none or too large.
+
+    One that was read before is returned as it is.
+    """
+    if isinstance(data, PIL.Image.Image):
+        return data
     try:
         with PIL.Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             if picture.width * picture.height > PIXELS_MAX:
@@ -37,6 +50,21 @@ def read(data: bytes, *, field: str) -> PIL.Image.Image:
             return PIL.ImageOps.exif_transpose(picture).convert("RGB")
     except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
         raise errors.BadRequest(f"{field}: not a readable picture ({', '.join(FORMATS)})") from error
+
+
+def sized(picture: PIL.Image.Image, size: Size) -> PIL.Image.Image:
+    """Return it resized as `pixels` and `mask` resize, which then have nothing left to do."""
+    return picture if picture.size == size else picture.resize(size, PIL.Image.Resampling.LANCZOS)
+
+
+def as_asked(job: Job, size: Size) -> Size:
+    """Want pictures in the size of what is to be made."""
+    return job.width, job.height
+
+
+def as_sent(job: Job, size: Size) -> Size:
+    """Want pictures as they are."""
+    return size
 
 
 def pixels(picture: PIL.Image.Image, *, width: int, height: int) -> Tensor:

@@ -4,7 +4,7 @@ In: jobs and cancels, between turns. Out: events. A turn is one piece of work: l
 one model, run one step of rows that share a batch, or decode those whose steps are done. All who want the device stand in
 one order (`batch`): class, deadline, fair share, arrival; so a job joins and leaves at any step, an urgent one goes first
 at the next step, and a cancel waits for one step at most. How many run together is what the measured costs say. Every
-microsecond goes to the generations that used it, or to the platform. Next: `admission`, `slices`, `finishing`.
+microsecond goes to the generations that used it, or to the platform. Next: `reading`, `admission`, `slices`, `finishing`.
 """
 
 import time
@@ -13,7 +13,7 @@ from concurrent.futures import Executor
 from typing import NamedTuple
 
 from darkroom.model_runner import batch, step_cost
-from darkroom.model_runner.engine import admission, errors, finishing, saving, slices
+from darkroom.model_runner.engine import admission, errors, finishing, reading, saving, slices
 from darkroom.model_runner.engine.families import Load
 from darkroom.model_runner.engine.floor import Floor
 from darkroom.model_runner.engine.generation import Generation, Row
@@ -61,6 +61,7 @@ class StepLoop:
             costs=costs,
         )
         self._finishing = finishing.Finishing(self._floor)
+        self._reading = reading.Reading(self._floor)
         self._slice: slices.Slice | None = None
         self.snapshot = self._look()
 
@@ -97,6 +98,7 @@ class StepLoop:
     def turn(self) -> bool:
         """Do one piece of work; False if there was none to do. DeviceLost when the accelerator is gone."""
         self._finishing.collect()
+        self._reading.go_on()
         if self._slice is not None and slices.goes_on(self._floor, self._slice):
             self._slice = slices.step(self._floor, self._slice)
         else:

@@ -5,6 +5,7 @@ LoRAs in their weights, which is what applying those must equal.
 """
 
 import copy
+import dataclasses
 import io
 import itertools
 import re
@@ -17,7 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from darkroom.model_runner.engine import embeddings, revision
+from darkroom.model_runner.engine import embeddings, reading, revision
 from darkroom.model_runner.engine.families import Family
 from darkroom.model_runner.engine.job import AdapterUse, Job, ModelSpec
 from darkroom.model_runner.engine.state import State
@@ -56,8 +57,9 @@ def run(model: Family, states: list[State], *, arrivals: Sequence[int] = ()) -> 
 
 @torch.inference_mode()
 def develop(model: Family, *jobs: Job, arrivals: Sequence[int] = ()) -> list[State]:
-    """Return all rows of jobs after their steps, made in one batch."""
-    states = [state for rows in model.prepare(jobs) for state in rows]
+    """Return all rows of jobs, whose pictures were read before, after their steps, made in one batch."""
+    read = [dataclasses.replace(job, **reading.read(job, model.sizing)) for job in jobs]
+    states = [state for rows in model.prepare(read) for state in rows]
     assert len({state.batch_key for state in states}) == 1
     return run(model, states, arrivals=arrivals)
 

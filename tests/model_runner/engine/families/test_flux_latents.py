@@ -170,6 +170,15 @@ def test_a_large_picture_is_edited_smaller(models: Any, make_job: Any, monkeypat
     assert len(state.conditioning["source"]) == 10 * 2
 
 
+@pytest.mark.parametrize(
+    "size", [(44, 36), (16384, 4096), (4096, 16384), (16384, 64), (16384, 15), (3, 3), (1030, 1030)]
+)
+def test_a_picture_in_the_size_that_kontext_wants_is_left_in_it(size: tuple[int, int]) -> None:
+    wanted = flux_latents.edited_size(size, patch=16)
+    assert all(length % 16 == 0 for length in wanted)
+    assert flux_latents.edited_size(wanted, patch=16) == wanted
+
+
 def test_each_seed_draws_its_own_start(models: Any, parts: Any, make_job: Any) -> None:
     changes = {"source_image": PICTURES["wide"], "mask_image": MASK}
     for seed, found in zip((7, 8), latents(models["true_cfg"], make_job("1", seeds=(7, 8), **changes)), strict=True):

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from darkroom.model_runner.engine import adapters, embeddings
+from darkroom.model_runner.engine import adapters, embeddings, pictures
 from darkroom.model_runner.engine.job import Job, Medium, ModelSpec
 from darkroom.model_runner.engine.state import Predictions, State
 
@@ -23,6 +23,8 @@ class Family(Protocol):
     medium: Medium
     bank: adapters.Bank
     """The LoRAs resident for it; the loop has a job's loaded before `prepare`."""
+    sizing: pictures.Sizing
+    """In what size `prepare` wants pictures; called on other threads, even when the model has left meanwhile."""
 
     @property
     def samples_per_second(self) -> int:
@@ -31,6 +33,7 @@ class Family(Protocol):
     def prepare(self, jobs: Sequence[Job]) -> list[list[State]]:
         """Return for each job a state for each of its seeds, at step 0; the text encoders run once for all jobs.
 
+        Jobs hold their pictures, read and sized already; one that holds a file has it read here.
         Raises BadRequest for what this model cannot do; the loop then prepares each job alone.
         """
 

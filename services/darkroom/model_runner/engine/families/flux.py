@@ -72,6 +72,7 @@ class Flux:
         self._pipeline = pipeline
         self._tiers = tiers.Tiers(pipeline.transformer.eval())
         self._latents = flux_latents.Latents(pipeline)
+        self.sizing = self._latents.sizing(kind)
         self._device: torch.device = pipeline.transformer.device
         self._embeddings = embeddings
         self.bank = adapters.Bank(pipeline.transformer, resident_max=adapters_resident_max)

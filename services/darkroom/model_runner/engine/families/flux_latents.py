@@ -55,6 +55,13 @@ def first_step(job: Job, task: Task) -> int:
     return pictures.first_step(job.steps, strength=STRENGTHS.get(task, 1.0) if job.strength is None else job.strength)
 
 
+def edited_size(size: pictures.Size, *, patch: int) -> pictures.Size:
+    """Return the size in which Kontext sees a picture: its own in whole patches, or about as many pixels as allowed."""
+    width, height = size
+    scale = min(1.0, math.sqrt(EDITED_PIXELS_MAX / (width * height)))
+    return max(int(width * scale) // patch, 1) * patch, max(int(height * scale) // patch, 1) * patch
+
+
 class Source(NamedTuple):
     """What all seeds of a job start from."""
 
@@ -88,6 +95,13 @@ class Latents:
     def patch(self) -> int:
         """Pixels along each side of what becomes one token."""
         return self._factor * 2
+
+    def sizing(self, kind: Kind) -> pictures.Sizing:
+        """Return in what size a model of this kind wants pictures."""
+        if kind != "edit":
+            return pictures.as_asked
+        patch = self.patch  # and not the model, which may leave
+        return lambda job, size: edited_size(size, patch=patch)
 
     def tokens(self, job: Job) -> int:
         """Return how many make the job's picture."""
@@ -142,10 +156,7 @@ class Latents:
 
     def _edited(self, picture: PIL.Image.Image, ids: Tensor) -> Source:
         """Encode a picture as it is, but for its largest size; its tokens follow those of the new one, at the same places."""
-        scale = min(1.0, math.sqrt(EDITED_PIXELS_MAX / (picture.width * picture.height)))
-        width, height = (
-            max(int(length * scale) // self.patch, 1) * self.patch for length in (picture.width, picture.height)
-        )
+        width, height = edited_size(picture.size, patch=self.patch)
         encoded = self._encode(pictures.pixels(picture, width=width, height=height))
         source_ids = self._ids(width, height)
         source_ids[:, 0] = 1

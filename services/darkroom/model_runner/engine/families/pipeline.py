@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.model_runner.engine import adapters, embeddings, errors, pictures, samplers, stepwise, tiers
-from darkroom.model_runner.engine.job import Job, ModelSpec, Tier
+from darkroom.model_runner.engine.job import Job, ModelSpec, Picture, Tier
 from darkroom.model_runner.engine.state import BatchKey, Predictions, State
 
 _DRAFT_THRESHOLD = 0.1  # of first-block residuals' relative change; diffusers' own default of 0.05 skips little
@@ -77,6 +77,7 @@ class Pipeline:
         self.bank = adapters.Bank(
             nn.Module(), resident_max=1
         )  # so every LoRA is refused: their names differ by pipeline
+        self.sizing: pictures.Sizing = pictures.as_sent
         self._spec = spec
         self._pipeline = pipeline
         self._parameters = inspect.signature(pipeline.__call__).parameters
@@ -189,7 +190,7 @@ class Pipeline:
         given = optional | {name: value for name, (_, value) in wanted.items()}
         return {name: value for name, value in given.items() if name in self._parameters and value is not None}
 
-    def _picture(self, job: Job, file: bytes | None, field: str) -> Any:
+    def _picture(self, job: Job, file: Picture | None, field: str) -> Any:
         if file is None:
             return None
         picture = pictures.read(file, field=field)

@@ -64,6 +64,7 @@ class QwenImage:
         self._device: torch.device = pipeline.transformer.device
         self._embeddings = embeddings
         self.bank = adapters.Bank(pipeline.transformer, resident_max=adapters_resident_max)
+        self.sizing: pictures.Sizing = pictures.as_asked
 
     def prepare(self, jobs: Sequence[Job]) -> list[list[State]]:
         """Encode the prompts of all jobs together, then each job's picture, and draw each seed's noise."""

@@ -12,7 +12,7 @@ import diffusers
 import torch
 from torch import Tensor, nn
 
-from darkroom.model_runner.engine import adapters, captions, embeddings, errors, samplers, tiers
+from darkroom.model_runner.engine import adapters, captions, embeddings, errors, pictures, samplers, tiers
 from darkroom.model_runner.engine.families import unet_latents
 from darkroom.model_runner.engine.job import Guidance, Job, Medium, ModelSpec
 from darkroom.model_runner.engine.state import BatchKey, Predictions, State
@@ -72,6 +72,7 @@ class Sdxl:
         self._device: torch.device = pipeline.unet.device
         self._embeddings = embeddings
         self.bank = adapters.Bank(pipeline.unet, resident_max=adapters_resident_max, prefix="unet")
+        self.sizing: pictures.Sizing = pictures.as_asked
 
     def prepare(self, jobs: Sequence[Job]) -> list[list[State]]:
         """Encode the prompts of all jobs together, then each job's picture and mask, and draw each seed's noise."""

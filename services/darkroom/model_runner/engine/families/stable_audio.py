@@ -13,7 +13,7 @@ import torch
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import Tensor
 
-from darkroom.model_runner.engine import adapters, captions, embeddings, errors, samplers, step_cache, tiers
+from darkroom.model_runner.engine import adapters, captions, embeddings, errors, pictures, samplers, step_cache, tiers
 from darkroom.model_runner.engine.job import Job, Medium, ModelSpec
 from darkroom.model_runner.engine.samplers import edm
 from darkroom.model_runner.engine.state import BatchKey, Predictions, State
@@ -71,6 +71,7 @@ class StableAudio:
         self.samples_per_second: int = self._vae.config.sampling_rate
         self._tiers = tiers.Tiers(self._transformer)
         self.bank = adapters.Bank(self._transformer, resident_max=adapters_resident_max)
+        self.sizing: pictures.Sizing = pictures.as_sent
 
     def prepare(self, jobs: Sequence[Job]) -> list[list[State]]:
         """Encode the prompts of all jobs at once; draw each seed's noise."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from darkroom.model_runner.engine import adapters, captions, embeddings, errors, pictures, samplers, step_cache, tiers
-from darkroom.model_runner.engine.job import Job, Medium, ModelSpec
+from darkroom.model_runner.engine.job import Job, Medium, ModelSpec, Picture
 from darkroom.model_runner.engine.state import BatchKey, Predictions, State
 
 _CLASSES = {"WanPipeline": diffusers.WanPipeline, "WanImageToVideoPipeline": diffusers.WanImageToVideoPipeline}
@@ -60,6 +60,8 @@ class Wan:
         self._boundary = (pipeline.config.boundary_ratio or 0.0) * train
         self._tiers = tiers.Tiers(self._transformers[0])
         self.bank = adapters.Bank(self._transformers[0], resident_max=adapters_resident_max)
+        self._sees_picture = self._transformers[0].config.image_dim is not None  # by CLIP, which resizes for itself
+        self.sizing: pictures.Sizing = pictures.as_sent if self._sees_picture else pictures.as_asked
 
     def prepare(self, jobs: Sequence[Job]) -> list[list[State]]:
         """Encode the texts of all jobs at once, then each job's first frame; draw each seed's noise."""
@@ -156,7 +158,7 @@ class Wan:
         shape = (self._pipeline.vae.config.z_dim, frames, job.height // spatial, job.width // spatial)
         return torch.randn(shape, generator=generator).to(self._device)
 
-    def _first_frame(self, job: Job, file: bytes) -> dict[str, Tensor]:
+    def _first_frame(self, job: Job, file: Picture) -> dict[str, Tensor]:
         """Return what the pipeline makes of the picture: latents with their mask, and for Wan 2.1 CLIP's embedding."""
         picture = pictures.read(file, field="source_image")
         size = {"width": job.width, "height": job.height}
@@ -172,7 +174,7 @@ class Wan:
             **size,
         )
         seen = {"first_frame": condition[0]}
-        if self._transformers[0].config.image_dim is not None:
+        if self._sees_picture:
             seen["image"] = self._pipeline.encode_image(picture, self._device)[0].to(self._dtype)
         return seen
 

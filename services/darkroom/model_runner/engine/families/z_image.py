@@ -68,6 +68,7 @@ class ZImage:
         self._embeddings = embeddings
         linears = nn.ModuleDict({name: getattr(pipeline.transformer, name) for name in _ROW_BY_ROW})
         self.bank = adapters.Bank(linears, resident_max=adapters_resident_max)
+        self.sizing: pictures.Sizing = pictures.as_asked
 
     def prepare(self, jobs: Sequence[Job]) -> list[list[State]]:
         """Encode the prompts of all jobs together, then each job's picture, and draw each seed's noise."""
