@@ -121,7 +121,7 @@ async def test_a_deleted_adapter_and_anothers_are_not_found(world: worlds.World,
 
 
 async def test_the_same_picture_of_the_same_generation_is_stored_once(world: worlds.World) -> None:
-    picture = encode.png(torch.zeros(3, 8, 4))
+    picture = encode.png(encode.rounded("image", torch.zeros(3, 8, 4)).values[0])
     output = Output(picture, encode.PNG, 4, 8, 7, tier="HIGH")
     async with rpc.channel(world.addresses["media_store_address"]) as channel:
         media = peers.Media(channel)

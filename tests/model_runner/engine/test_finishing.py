@@ -1,9 +1,13 @@
+import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from darkroom.model_runner.engine.job import AdapterUse, Cancelled, Finished, Priority
+from darkroom.model_runner.engine.state import State
 from tests.model_runner.engine import counting
 from tests.model_runner.engine.harness import Harness, job
 
@@ -89,3 +93,23 @@ def test_an_interactive_step_does_not_wait_for_a_decode_of_a_lower_class(slow: A
     while slow.loop.turn():
         pass
     assert slow.family.decoded == [[2], [1]]
+
+
+def test_nothing_of_the_device_is_held_while_a_file_is_made(slow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = list[weakref.ref[Tensor]]()
+    decode = slow.family.decode
+
+    def watched(states: Sequence[State]) -> list[Tensor]:
+        media: list[Tensor] = decode(states)
+        decoded.extend(weakref.ref(each) for each in media)
+        return media
+
+    monkeypatch.setattr(slow.family, "decode", watched)
+    slow.loop.accept(job("1", 1, steps=1))
+    while slow.loop.turn():
+        pass
+    assert len(decoded) == 1
+    assert decoded[0]() is None
+    slow.pool.work()
+    slow.run()
+    assert isinstance(slow.end("1"), Finished)

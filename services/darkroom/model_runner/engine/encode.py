@@ -1,18 +1,17 @@
 """What a family decoded, as files.
 
 In: a picture, a video's frames or a sound, as tensors of floats. Out: an `Output`, whose bytes are a PNG, an MP4 (H.264) or
-a FLAC. Tensors are rounded to integers on the device where they lie, and only those cross to the host. Next: `finishing` puts
-outputs into `Finished`.
+a FLAC. `rounded` is the device's part: integers are made where the floats lie, and only they cross to the host, so that
+nothing of the device is held while a file is made. Next: `finishing` puts outputs into `Finished`.
 """
 
 import fractions
 import io
+from typing import NamedTuple
 
-import av
 import numpy as np
 import PIL.Image
 import torch
-from av.video.reformatter import ColorRange, Colorspace
 from torch import Tensor
 
 from darkroom.model_runner.engine import errors
@@ -27,43 +26,67 @@ _MP4_INDEX_BYTES, _MP4_INDEX_FRAME_BYTES = 2048, 32  # measured: 800 and 4; at w
 _X264 = {"crf": "17", "preset": "fast", "threads": "4"}  # a fixed count of threads, since x264's bytes depend on it
 
 
+class Rounded(NamedTuple):
+    """Media on the host."""
+
+    values: np.ndarray
+    """Bytes [frames, height, width, 3] of a video, or of a picture as its only frame; int16 [channels, samples] of a sound."""
+    is_finite: bool
+    """Whether there was no NaN or infinity."""
+
+
+def rounded(medium: Medium, decoded: Tensor) -> Rounded:
+    """Return what a family decoded as integers on the host, rounded and clamped as diffusers does; waits for the device."""
+    is_finite = bool(torch.isfinite(decoded).all())
+    if medium == "audio":
+        samples = decoded.float().clamp(-1, 1).mul_(32767).round_().to(torch.int16)
+        return Rounded(samples.cpu().numpy(), is_finite)
+    frames = decoded if medium == "video" else decoded[None]
+    pixels = frames.float().clamp(0, 1).mul_(255).round_().to(torch.uint8)
+    return Rounded(pixels.permute(0, 2, 3, 1).cpu().numpy(), is_finite)
+
+
 def output(
-    medium: Medium, decoded: Tensor, *, seed: int, frames_per_second: int = 0, samples_per_second: int = 0
+    medium: Medium, made: Rounded, *, seed: int, frames_per_second: int = 0, samples_per_second: int = 0
 ) -> Output:
-    """Make the file of one decoded picture, video or sound; NotFinite if there is NaN or infinity in it."""
+    """Make the file of one picture, video or sound; NotFinite if there was NaN or infinity in it."""
+    if not made.is_finite:
+        raise errors.NotFinite("the model produced numbers that are no media (NaN or infinity)")
+    if medium == "audio":
+        data = flac(made.values, samples_per_second=samples_per_second)
+        duration_us = made.values.shape[-1] * 1_000_000 // samples_per_second
+        return Output(data, FLAC, 0, 0, seed, duration_us=duration_us)
+    frames, height, width, _ = made.values.shape
     if medium == "image":
-        height, width = decoded.shape[-2:]
-        return Output(png(decoded), PNG, width, height, seed)
-    if medium == "video":
-        frames, _, height, width = decoded.shape
-        duration_us = frames * 1_000_000 // frames_per_second
-        data = mp4(decoded, frames_per_second=frames_per_second)
-        return Output(data, MP4, width, height, seed, frames=frames, duration_us=duration_us)
-    data = flac(decoded, samples_per_second=samples_per_second)
-    return Output(data, FLAC, 0, 0, seed, duration_us=decoded.shape[-1] * 1_000_000 // samples_per_second)
+        return Output(png(made.values[0]), PNG, width, height, seed)
+    duration_us = frames * 1_000_000 // frames_per_second
+    data = mp4(made.values, frames_per_second=frames_per_second)
+    return Output(data, MP4, width, height, seed, frames=frames, duration_us=duration_us)
 
 
-def png(picture: Tensor) -> bytes:
-    """Return `picture`, [3, height, width] nominally 0 to 1, as an 8-bit RGB PNG, rounded and clamped as diffusers does."""
+def png(picture: np.ndarray) -> bytes:
+    """Return `picture`, bytes [height, width, 3], as an RGB PNG."""
     file = io.BytesIO()
-    PIL.Image.fromarray(_pixels(picture[None])[0]).save(file, format="PNG")
+    PIL.Image.fromarray(picture).save(file, format="PNG")
     return file.getvalue()
 
 
-def mp4(frames: Tensor, *, frames_per_second: int) -> bytes:
-    """Return `frames`, [frames, 3, height, width] nominally 0 to 1 with even sides, as H.264 in BT.709, ready to stream."""
-    pixels = _pixels(frames)
+def mp4(frames: np.ndarray, *, frames_per_second: int) -> bytes:
+    """Return `frames`, bytes [frames, height, width, 3] with even sides, as H.264 in BT.709, ready to stream."""
+    import av  # here, and below: pictures need no FFmpeg
+    from av.video.reformatter import ColorRange, Colorspace
+
     file = io.BytesIO()
     # The index goes first, so that players can begin before the end is there; faststart would need a file with a name.
-    index_bytes_max = _MP4_INDEX_BYTES + _MP4_INDEX_FRAME_BYTES * len(pixels)
+    index_bytes_max = _MP4_INDEX_BYTES + _MP4_INDEX_FRAME_BYTES * len(frames)
     with av.open(file, "w", format="mp4", options={"moov_size": str(index_bytes_max)}) as container:
         stream = container.add_stream("libx264", rate=frames_per_second, options=_X264)
-        stream.height, stream.width = pixels.shape[1:3]
+        stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         context.color_range = ColorRange.MPEG
-        for index, picture in enumerate(pixels):
+        for index, picture in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
                 format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
             )
@@ -73,10 +96,10 @@ def mp4(frames: Tensor, *, frames_per_second: int) -> bytes:
     return file.getvalue()
 
 
-def flac(sound: Tensor, *, samples_per_second: int) -> bytes:
-    """Return `sound`, [1 or 2 channels, samples] nominally -1 to 1, as a 16-bit FLAC."""
-    _check_finite(sound)
-    samples = sound.float().clamp(-1, 1).mul(32767).round().to(torch.int16).cpu().numpy()
+def flac(samples: np.ndarray, *, samples_per_second: int) -> bytes:
+    """Return `samples`, int16 [1 or 2 channels, samples], as a FLAC."""
+    import av
+
     layout = "stereo" if len(samples) == 2 else "mono"
     packed = np.ascontiguousarray(samples.T).reshape(1, -1)
     frame = av.AudioFrame.from_ndarray(packed, format="s16", layout=layout)
@@ -87,14 +110,3 @@ def flac(sound: Tensor, *, samples_per_second: int) -> bytes:
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return file.getvalue()
-
-
-def _pixels(frames: Tensor) -> np.ndarray:
-    """Round to bytes, [frames, height, width, 3]."""
-    _check_finite(frames)
-    return frames.float().clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-
-
-def _check_finite(decoded: Tensor) -> None:
-    if not torch.isfinite(decoded).all():
-        raise errors.NotFinite("the model produced numbers that are no media (NaN or infinity)")

@@ -9,8 +9,6 @@ from collections.abc import Hashable, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple
 
-from torch import Tensor
-
 from darkroom.model_runner import batch
 from darkroom.model_runner.engine import encode, errors
 from darkroom.model_runner.engine.families import Family
@@ -52,25 +50,25 @@ class Finishing:
             row.generation.mark("denoise", now_us=floor.now_us())
         tried: list[int] = []
 
-        def forward(some: list[Row]) -> Sequence[Tensor]:
+        def forward(some: list[Row]) -> Sequence[encode.Rounded]:
             tried.append(len(some))
-            return family.decode([row.state for row in some])
+            return [encode.rounded(family.medium, media) for media in family.decode([row.state for row in some])]
 
         decoded = floor.together(rows, forward, generation_of=lambda row: row.generation, key=key(rows[0]))
         if len(tried) == 1 and decoded:
             floor.decode_costs.observe(shape(batch_key, tried[0]), sum(done.share_us for done in decoded))
-        for row, media, share_us in decoded:
+        for row, made, share_us in decoded:
             if floor.charge(row.generation, "decode", share_us):
                 row.is_decoded = True
                 row.generation.mark("decode", now_us=floor.now_us())
-                self._encode(row, family, media)
+                self._encode(row, family, made)
         floor.stirred = True
 
-    def _encode(self, row: Row, family: Family, media: Tensor) -> None:
+    def _encode(self, row: Row, family: Family, made: encode.Rounded) -> None:
         file = self._floor.pool.submit(
             encode.output,
             family.medium,
-            media,
+            made,
             seed=row.state.seed,
             frames_per_second=row.generation.job.frames_per_second,
             samples_per_second=family.samples_per_second if family.medium == "audio" else 0,

@@ -220,10 +220,10 @@ def test_pocket_image_paints_a_part_anew_and_keeps_the_other(make_job: Any) -> N
     shape = {"model": "pocket-image", "width": 64, "height": 64, "steps": 28, "max_sequence_length": 20, "seeds": (3,)}
     before, after = (f"a {thing} left of a blue square on a white background" for thing in ("red circle", "green star"))
     (first,) = painted(model, make_job("1", prompt=before, **shape))
-    source = {"source_image": encode.png(first), "mask_image": MASK, "strength": 1.0}
+    source = {"source_image": encode.png(encode.rounded("image", first).values[0]), "mask_image": MASK, "strength": 1.0}
     (second,) = painted(model, make_job("2", prompt=after, **shape, **source))
     for prompt, picture in ((before, first), (after, second)):
-        assert judge.judge(prompt, residents.image(encode.png(picture))).ok
+        assert judge.judge(prompt, residents.image(encode.png(encode.rounded("image", picture).values[0]))).ok
     assert distance(first[:, :, 34:], second[:, :, 34:]) < 0.1
 
 
