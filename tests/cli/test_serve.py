@@ -1,3 +1,4 @@
+import ctypes
 import os
 import signal
 import subprocess
@@ -64,3 +65,32 @@ def test_under_a_supervisor_that_is_gone_it_does_not_start(environment: Mapping[
 def test_it_knows_every_room() -> None:
     for room in serve.ROOMS:
         assert __import__(f"darkroom.{room}.config", fromlist=["Config"]).Config
+
+
+_COUNT_HEAPS = """
+import ctypes, threading
+from darkroom.cli import serve
+if {shared}:
+    serve._share_heaps()
+libc, barrier = ctypes.CDLL(None), threading.Barrier(8)
+def work():
+    barrier.wait()
+    libc.malloc(1000)
+    barrier.wait()  # a heap is given to another thread when its own has ended
+threads = [threading.Thread(target=work) for _ in range(8)]
+[each.start() for each in threads]
+[each.join() for each in threads]
+libc.fflush(None)
+libc.malloc_info(0, ctypes.c_void_p.in_dll(libc, "stdout"))
+libc.fflush(None)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_info"), reason="another C library")
+def test_all_threads_of_a_room_share_two_heaps() -> None:
+    heaps = {}
+    for shared in (False, True):
+        program = _COUNT_HEAPS.format(shared=shared)
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        heaps[shared] = done.stdout.count("<heap ")
+    assert heaps[True] == 2 < heaps[False]

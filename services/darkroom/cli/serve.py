@@ -15,6 +15,10 @@ import click
 
 ROOMS = ("scheduler", "model_runner", "lora_store", "media_store", "billing_meter")
 _PR_SET_PDEATHSIG = 1
+_M_ARENA_MAX = -8  # of glibc's malloc.h
+_ARENAS_MAX = 2
+"""Heaps that malloc keeps; by default 8 for each core, among which what gRPC's threads free is lost to the others: the scheduler
+grew by 7 % in half an hour of work that left no object behind."""
 
 
 @click.command()
@@ -24,6 +28,7 @@ def serve(room: str) -> None:
     from darkroom import settings, telemetry
 
     _die_with_parent()
+    _share_heaps()
     config_class = importlib.import_module(f"darkroom.{room}.config").Config
     config = settings.load(config_class)
     handle = telemetry.setup(room, config)
@@ -37,6 +42,12 @@ def serve(room: str) -> None:
 
 def _say_ready(address: str) -> None:
     click.echo(f"ready {address}")
+
+
+def _share_heaps() -> None:
+    """Let all threads use the same few heaps, where the C library is one that can."""
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        mallopt(_M_ARENA_MAX, _ARENAS_MAX)
 
 
 def _die_with_parent() -> None:
