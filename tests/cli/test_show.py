@@ -164,11 +164,16 @@ def test_an_artifact_is_told_by_what_it_has() -> None:
 def test_an_estimate_tells_each_kind_of_accelerator(capsys: pytest.CaptureFixture[str]) -> None:
     kind = service_pb.AcceleratorEstimate(accelerator="cpu", work_us=1_500_000, price=usd(5), measured=True)
     told = service_pb.EstimateGenerationResponse(
-        price_max=usd(10**9), wait_us=2_000_000, steps_total=28, memory_bytes=64_000_000, accelerators=[kind]
+        price_max=usd(10**9),
+        wait_us=2_000_000,
+        completion_us=3_600_000,
+        steps_total=28,
+        memory_bytes=64_000_000,
+        accelerators=[kind],
     )
     show.estimate(told, as_json_=False)
     first, _, line = capsys.readouterr().out.splitlines()
-    assert first == "28 steps, 0.06 GB, at most 1.000000000 USD; starts in about 2.0 s"
+    assert first == "28 steps, 0.06 GB, at most 1.000000000 USD; starts in about 2.0 s, done in about 3.6 s"
     assert line.split() == ["cpu", "1.50", "0.00", "0.000000005", "USD", "True"]
     show.estimate(service_pb.EstimateGenerationResponse(), as_json_=False)
     assert "no runner serves it now" in capsys.readouterr().out

@@ -13,6 +13,7 @@ from darkroom.api.types.v1 import inputs_pb2, money_pb2
 from darkroom.model_runner import messages, nvml
 from darkroom.model_runner.domain import AttemptFailed, AttemptKey
 from darkroom.model_runner.engine import job as engine_job
+from darkroom.model_runner.fixed_cost import FixedCost
 from darkroom.model_runner.step_cost import Shape, StepCost
 from tests.model_runner import world as worlds
 
@@ -193,12 +194,15 @@ def test_a_heartbeat_counts_no_trial_as_anybodys_work() -> None:
         adapters=(),
         step_costs=(),
         slowdown=1.5,
+        fixed_costs=(FixedCost("m", "64x64", 1, 2, 3),),
     )
     seen = nvml.DeviceSample(sampled_at=datetime.datetime.now(datetime.UTC))
     told = messages.heartbeat(seen, engine, idle=True, attempts=3, draining=True, unbilled_us=50)
     assert (told.busy_us, told.attributed_us) == (1000, 650)
     assert (told.engine_idle, told.attempts, told.draining, told.slowdown) == (True, 3, True, 1.5)
     assert list(told.resident_models) == ["m"]
+    (fixed,) = told.fixed_costs
+    assert (fixed.model, fixed.shape, fixed.prepare_us, fixed.decode_us, fixed.encode_us) == ("m", "64x64", 1, 2, 3)
     assert told.sample.healthy
 
 

@@ -6,18 +6,42 @@ import pytest
 from darkroom import catalog, errors, pricing
 from darkroom.api.types.v1 import inputs_pb2, media_pb2
 from darkroom.scheduler import estimate
+from darkroom.scheduler.domain import fleet
 from tests.scheduler import conftest, media_entries
 
 RATES = pricing.Rates(nanos_per_image=1_000_000, nanos_per_megapixel=2_000_000, nanos_per_gpu_second=10_000_000)
 
 
-def test_the_price_is_the_most_it_can_cost() -> None:
-    image = inputs_pb2.ImageInput(width=64, height=128, steps=10, num_images=3)
-    cost = estimate.estimate(image, rates=RATES, step_us=1_000, safety_factor=2.0)
+def measured(steps_us: dict[str, int], **fixed: fleet.FixedCost) -> fleet.Accelerator:
+    return fleet.Accelerator("cpu", True, steps_us, {size.removeprefix("of_"): cost for size, cost in fixed.items()})
+
+
+def test_the_price_is_the_most_it_can_cost(catalog_dir: Path) -> None:
+    wanted, entry = image(64, 128, steps=10, num_images=3), catalog.load(catalog_dir)[conftest.MODEL]
+    cost = estimate.estimate(wanted, entry, measured({"64x128": 1_000}), rates=RATES, safety_factor=2.0)
     assert cost.steps_total == 30
-    assert cost.work_us == 30_000
+    assert (cost.work_us, cost.fixed_us, cost.encode_us) == (30_000, 0, 0)
     # 3 images, 3 x 64 x 128 = 24,576 pixels, 2 x 0.03 s of accelerator
     assert cost.nanos == 3_000_000 + 49_152 + 600_000
+
+
+def test_text_and_decoding_are_work_and_cost_what_steps_do(catalog_dir: Path) -> None:
+    wanted, entry = image(64, 128, steps=10, num_images=3), catalog.load(catalog_dir)[conftest.MODEL]
+    known = measured({"64x128": 1_000}, of_64x128=fleet.FixedCost(prepare_us=4_000, decode_us=2_000, encode_us=500))
+    cost = estimate.estimate(wanted, entry, known, rates=RATES, safety_factor=2.0)
+    assert (cost.work_us, cost.fixed_us, cost.encode_us) == (40_000, 10_000, 500)
+    assert cost.nanos == 3_000_000 + 49_152 + 800_000
+
+
+def test_what_comes_to_the_steps_is_scaled_from_the_nearest_size(catalog_dir: Path) -> None:
+    entry = catalog.load(catalog_dir)[conftest.MODEL]
+    near, far = fleet.FixedCost(400, 100, 10), fleet.FixedCost(1, 1, 1)
+    known = {"64x64": near, "1024x1024": far, "window": far, "a runner's own": far}
+    draft = media_pb2.QUALITY_TIER_DRAFT
+    assert estimate.fixed_cost(image(64, 64, guided=True, quality=draft), entry, known) == near
+    assert estimate.fixed_cost(image(64, 128), entry, known) == (400, 200, 20)
+    assert estimate.fixed_cost(inputs_pb2.AudioInput(), media_entries.audio(), known) == far
+    assert estimate.fixed_cost(image(64, 64), entry, {"window": far}) == (0, 0, 0)
 
 
 def test_a_step_is_guessed_by_its_pixels(catalog_dir: Path) -> None:
@@ -41,15 +65,16 @@ def test_a_hopeless_one_is_refused_with_an_estimate() -> None:
 def test_videos_are_priced_by_all_their_frames_and_guessed_by_them() -> None:
     video = inputs_pb2.VideoInput(width=64, height=64, num_frames=18, frames_per_second=8, steps=10)
     assert estimate.step_cost_us(video, media_entries.video(), {}) == 2_000  # twice the default's frames
-    cost = estimate.estimate(video, rates=RATES, step_us=2_000, safety_factor=1.0)
-    assert cost[:2] == (20_000, 10)
+    cost = estimate.estimate(video, media_entries.video(), measured({}), rates=RATES, safety_factor=1.0)
+    assert (cost.work_us, cost.steps_total) == (20_000, 10)
     assert cost.nanos == 2 * 64 * 64 * 18 + 200_000
 
 
 def test_a_sound_costs_its_time() -> None:
     sound = inputs_pb2.AudioInput(duration_us=5_000_000, steps=10)
     assert estimate.step_cost_us(sound, media_entries.audio(), {}) == 1_000
-    assert estimate.estimate(sound, rates=RATES, step_us=1_000, safety_factor=1.0).nanos == 100_000
+    cost = estimate.estimate(sound, media_entries.audio(), measured({}), rates=RATES, safety_factor=1.0)
+    assert cost.nanos == 100_000
 
 
 def image(width: int, height: int, *, guided: bool = False, **fields: Any) -> inputs_pb2.ImageInput:

@@ -48,6 +48,15 @@ def test_completion(changes, predicted_us):
     assert predict.completion_us(JOB, with_(RUNNER, **changes)) == predicted_us
 
 
+def test_text_decoding_and_files_come_to_the_steps():
+    job = with_(JOB, fixed_us=1_000, encode_us=70)  # of 5,000
+    measured = with_(RUNNER, step_us={("m", "64x64"): 300}, foreign_utilization=0.5)
+    assert predict.work_us(job, RUNNER) == 5_000
+    assert predict.work_us(with_(job, steps_kept=5), RUNNER) == 3_000
+    assert predict.work_us(job, measured) == 4_000
+    assert predict.completion_us(job, measured) == 8_070  # files are not made by the device that others use
+
+
 @pytest.mark.parametrize(("kept", "accepted_us", "measured_us"), [(0, 5_000, 3_000), (4, 3_000, 1_800), (99, 0, 0)])
 def test_steps_that_a_checkpoint_keeps_are_no_work(kept, accepted_us, measured_us):
     job, measured = with_(JOB, steps_kept=kept), with_(RUNNER, step_us={("m", "64x64"): 300})

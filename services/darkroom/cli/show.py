@@ -183,7 +183,8 @@ def estimate(told: service_pb.EstimateGenerationResponse, *, as_json_: bool) -> 
     if as_json_:
         as_json(told)
         return
-    wait = f"starts in about {told.wait_us / 1e6:.1f} s" if told.HasField("wait_us") else "no runner serves it now"
+    soon = f"starts in about {told.wait_us / 1e6:.1f} s, done in about {told.completion_us / 1e6:.1f} s"
+    wait = soon if told.HasField("wait_us") else "no runner serves it now"
     out.print(f"{told.steps_total} steps, {told.memory_bytes / 1e9:.2f} GB, at most {_money(told.price_max)}; {wait}")
     columns = ("accelerator", "work s", "load s", "price", "measured")
     lines = (

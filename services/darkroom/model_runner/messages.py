@@ -15,7 +15,7 @@ from darkroom import catalog, clock
 from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
 from darkroom.api.scheduler.v1 import generation_pb2
 from darkroom.api.types.v1 import device_pb2, inputs_pb2, media_pb2, money_pb2
-from darkroom.model_runner import nvml, step_cost
+from darkroom.model_runner import fixed_cost, nvml, step_cost
 from darkroom.model_runner.domain import AttemptFailed, AttemptKey
 from darkroom.model_runner.engine import job as engine_job
 
@@ -229,6 +229,20 @@ def step_costs(costs: Iterable[step_cost.StepCost]) -> list[pb.StepCost]:
     return list(told.values())
 
 
+def fixed_costs(costs: Iterable[fixed_cost.FixedCost]) -> list[pb.FixedCost]:
+    """What generations take besides their steps, as the scheduler reads it."""
+    return [
+        pb.FixedCost(
+            model=cost.model,
+            shape=cost.size,
+            prepare_us=cost.prepare_us,
+            decode_us=cost.decode_us,
+            encode_us=cost.encode_us,
+        )
+        for cost in costs
+    ]
+
+
 def heartbeat(
     seen: nvml.DeviceSample, engine: engine_job.Snapshot, *, idle: bool, attempts: int, draining: bool, unbilled_us: int
 ) -> pb.Heartbeat:
@@ -237,6 +251,7 @@ def heartbeat(
         sample=sample(seen),
         resident_models=engine.models,
         step_costs=step_costs(engine.step_costs),
+        fixed_costs=fixed_costs(engine.fixed_costs),
         attempts=attempts,
         engine_idle=idle,
         slowdown=engine.slowdown,

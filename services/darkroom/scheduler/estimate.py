@@ -1,6 +1,6 @@
 """What a request takes at most: accelerator time, steps, money, and whether its deadline can be met.
 
-A filled request, its model, the prices in force and measured step costs (where there are any) come in; an `Estimate` goes out, which
+A filled request, its model, the prices in force and measured costs (where there are any) come in; an `Estimate` goes out, which
 the spending lease reserves. The same work estimate serves placement.
 """
 
@@ -12,12 +12,17 @@ from typing import NamedTuple
 from darkroom import catalog, errors, pricing
 from darkroom.api.types.v1 import inputs_pb2
 from darkroom.scheduler import asked, predict
+from darkroom.scheduler.domain import fleet
 
 
 class Estimate(NamedTuple):
     """The work and the most that it can cost."""
 
     work_us: int
+    fixed_us: int
+    """The part of the work that is not steps."""
+    encode_us: int
+    """Until the last file is made, after the work."""
     steps_total: int
     nanos: int
 
@@ -48,6 +53,21 @@ def step_cost_us(wanted: asked.Media, entry: catalog.ModelEntry, known: Mapping[
     return max(1, round(cost_us * _work(own) / _work(nearest)))
 
 
+def fixed_cost(wanted: asked.Media, entry: catalog.ModelEntry, known: Mapping[str, fleet.FixedCost]) -> fleet.FixedCost:
+    """Predict what it takes besides its steps from what was measured of the model, by size; nothing if nothing was.
+
+    Decoding and files of a size that was not measured are scaled by their pixels from the nearest that was; a text takes the same.
+    """
+    own = _bucket(asked.shape(wanted, entry).split()[0])
+    measured = [(_bucket(name), cost) for name, cost in known.items() if _NAME.fullmatch(name)]
+    usable = [each for each in measured if bool(each[0].pixels) == bool(own.pixels)]
+    if not usable:
+        return fleet.FixedCost()
+    nearest, cost = min(usable, key=lambda each: _distance(own, each[0]))
+    scale = _work(own) / _work(nearest)
+    return fleet.FixedCost(cost.prepare_us, round(cost.decode_us * scale), round(cost.encode_us * scale))
+
+
 def is_measured(wanted: asked.Media, entry: catalog.ModelEntry, known: Mapping[str, int]) -> bool:
     """Whether a step of this size, guidance and tier was measured."""
     return asked.shape(wanted, entry) in known
@@ -75,11 +95,24 @@ def _distance(own: _Bucket, other: _Bucket) -> tuple[float, bool, bool]:
     return farther, own.guided != other.guided, own.tier != other.tier
 
 
-def estimate(wanted: asked.Media, *, rates: pricing.Rates, step_us: int, safety_factor: float) -> Estimate:
-    """Bound the work and the price of a filled input; `step_us` is one step of one output."""
+def estimate(
+    wanted: asked.Media,
+    entry: catalog.ModelEntry,
+    measured: fleet.Accelerator,
+    *,
+    rates: pricing.Rates,
+    safety_factor: float,
+) -> Estimate:
+    """Bound the work and the price of a filled input, by what was measured of its model.
+
+    Files are made beside the device's work, so that only the last one's time comes after it.
+    """
+    step_us = step_cost_us(wanted, entry, measured.step_costs_us)
+    fixed = fixed_cost(wanted, entry, measured.fixed_costs)
     size = asked.size(wanted)
     steps_total = wanted.steps * size.outputs
-    work_us = steps_total * step_us
+    fixed_us = fixed.prepare_us + fixed.decode_us * size.outputs
+    work_us = steps_total * step_us + fixed_us
     at_most = pricing.Quantities(
         gpu_time_us=round(work_us * safety_factor),
         steps=steps_total,
@@ -87,7 +120,8 @@ def estimate(wanted: asked.Media, *, rates: pricing.Rates, step_us: int, safety_
         pixels=size.pixels * size.outputs,
         media_duration_us=size.duration_us * size.outputs,
     )
-    return Estimate(work_us, steps_total, pricing.total(pricing.lines(rates, at_most)))
+    nanos = pricing.total(pricing.lines(rates, at_most))
+    return Estimate(work_us, fixed_us, fixed.encode_us, steps_total, nanos)
 
 
 def check_deadline(*, deadline_us: int | None, expected_us: int, wait_us: int) -> None:

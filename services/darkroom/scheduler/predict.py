@@ -1,7 +1,7 @@
 """How long a job takes on a runner.
 
 A `Job` and a `Runner` come in; microseconds go out: what is aboard, then loading the model if it is not there, then the job's own
-steps at the runner's measured cost, all stretched by other processes' use of the device. `place` compares runners by it and `explain`
+text, steps and decoding at measured cost, all stretched by other processes' use of the device, and its files. `place` compares runners by it and `explain`
 tells it; admission holds deadlines against the same number (`loop.forecast`).
 """
 
@@ -35,10 +35,11 @@ def measured(size: str, *, guided: bool) -> str:
 
 
 def work_us(job: fleet.Job, runner: fleet.Runner) -> int:
-    """Accelerator time of the steps left to do there: measured if the runner knows the shape, else as accepted."""
+    """Accelerator time left to do there: steps as measured if the runner knows the shape, else as accepted, and its fixed cost."""
     step_us = runner.step_us.get((job.model, job.shape))
     steps_left = max(job.steps_total - job.steps_kept, 0)
-    return job.work_us * steps_left // max(job.steps_total, 1) if step_us is None else step_us * steps_left
+    accepted_us = (job.work_us - job.fixed_us) * steps_left // max(job.steps_total, 1)
+    return job.fixed_us + (accepted_us if step_us is None else step_us * steps_left)
 
 
 def load_us(job: fleet.Job, runner: fleet.Runner) -> int:
@@ -48,7 +49,7 @@ def load_us(job: fleet.Job, runner: fleet.Runner) -> int:
 
 def completion_us(job: fleet.Job, runner: fleet.Runner) -> int:
     """Time from now until the job would be done there."""
-    return load_us(job, runner) + round((runner.backlog_us + work_us(job, runner)) * slower(runner))
+    return load_us(job, runner) + round((runner.backlog_us + work_us(job, runner)) * slower(runner)) + job.encode_us
 
 
 def slower(runner: fleet.Runner) -> float:

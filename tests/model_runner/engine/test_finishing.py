@@ -8,6 +8,7 @@ from torch import Tensor
 
 from darkroom.model_runner.engine.job import AdapterUse, Cancelled, Finished, Priority
 from darkroom.model_runner.engine.state import State
+from darkroom.model_runner.fixed_cost import FixedCost
 from tests.model_runner.engine import counting
 from tests.model_runner.engine.harness import Harness, job
 
@@ -59,6 +60,19 @@ def test_a_lone_decode_that_fails_ends_its_generation_and_teaches_nothing(tmp_pa
     run.run()
     assert run.end("1").code == "INTERNAL"
     assert run.loop._floor.decode_costs.snapshot() == ()
+
+
+def test_what_comes_to_the_steps_is_measured_once_the_model_is_warm(slow: Any) -> None:
+    assert slow.loop.snapshot.fixed_costs == ()  # "first" waited for its model
+    slow.loop.accept(job("1", seeds=(1, 2)))
+    while slow.loop.turn():
+        pass
+    slow.clock.work(500)
+    slow.pool.work()
+    slow.run()
+    used = slow.end("1").usage
+    assert (used.prepare_us, used.decode_us) == (101, 402)
+    assert slow.loop.snapshot.fixed_costs == (FixedCost("counting", "32x32", 101, 201, 250),)
 
 
 def test_cancel_while_the_file_is_made(slow: Any) -> None:

@@ -143,6 +143,12 @@ async def test_without_a_stream_nothing_is_sent(runner, service_secret):
         assert not link.ready
 
 
+def test_what_comes_to_the_steps_is_bounded():
+    cost = pb.FixedCost(model="m", shape="64x64", prepare_us=100, decode_us=-1, encode_us=2**63 - 1)
+    told = links.fixed_costs(pb.Heartbeat(fixed_costs=[cost]))
+    assert told == {("m", "64x64"): (100, 0, links.STEP_US_MAX)}
+
+
 def test_the_cost_of_one_row_is_that_of_the_smallest_batch():
     costs = [
         pb.StepCost(model="m", shape="64x64", rows=4, step_us=800),

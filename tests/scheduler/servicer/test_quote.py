@@ -18,11 +18,15 @@ async def test_without_runners_the_catalogue_is_what_there_is(tenant):
     assert told.price_max.nanos == ESTIMATE_NANOS
     assert (told.steps_total, told.memory_bytes) == (10, 1)
     assert not told.HasField("wait_us")
+    assert not told.HasField("completion_us")
     assert not told.accelerators
 
 
 async def test_it_is_told_for_each_kind_of_accelerator_what_its_runners_measured(room, tenant):
     async with stage.runners(room, "node-a") as (runner,):
+        runner.behaviour.fixed_costs = [
+            runner_pb.FixedCost(model=MODEL, shape="64x64", prepare_us=600, decode_us=400, encode_us=50)
+        ]
         runner.behaviour.step_costs = [runner_pb.StepCost(model=MODEL, shape="64x64", rows=1, step_us=500, guided=True)]
 
         async def measured() -> bool:
@@ -32,11 +36,12 @@ async def test_it_is_told_for_each_kind_of_accelerator_what_its_runners_measured
         await eventually(measured)
         told = await tenant.generations.EstimateGeneration(asking())
         (kind,) = told.accelerators
-        assert (kind.work_us, told.wait_us, told.steps_total) == (5_000, 0, 10)
-        assert kind.price.nanos == 1_000_000 + 50_000
-        assert told.price_max.nanos == 1_000_000 + 100_000  # twice the time is reserved
+        assert (kind.work_us, told.wait_us, told.steps_total) == (6_000, 0, 10)
+        assert (kind.encode_us, told.completion_us) == (50, 6_050)
+        assert kind.price.nanos == 1_000_000 + 60_000
+        assert told.price_max.nanos == 1_000_000 + 120_000  # twice the time is reserved
         (larger,) = (await tenant.generations.EstimateGeneration(asking(width=128))).accelerators
-        assert (larger.work_us, larger.measured) == (10_000, False)
+        assert (larger.work_us, larger.measured) == (600 + 2 * 5_400, False)
         named = await tenant.generations.EstimateGeneration(asking(kind.accelerator))
         assert list(named.accelerators) == [kind]
         assert isinstance(await refusal(tenant.generations.EstimateGeneration(asking("abacus"))), errors.NotFound)

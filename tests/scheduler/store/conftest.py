@@ -31,6 +31,8 @@ def new(**fields: Any) -> domain.New:
         "estimate_nanos": 10,
         "rates": {"nanos_per_image": 1},
         "work_us": 5,
+        "fixed_us": 2,
+        "encode_us": 3,
         "steps_total": 7,
         "shape": "64x64",
         "deadline_us": None,

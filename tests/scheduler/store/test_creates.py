@@ -23,8 +23,11 @@ async def store(database: postgres.Database) -> AsyncIterator[creates.Creates]:
 async def test_everything_is_kept(store: creates.Creates, database: postgres.Database) -> None:
     asked = new(deadline_us=2_000_000, expected_us=1_000_000)
     made = await store.submit(asked)
-    for field in ("generation_id", "tenant_id", "model", "input", "tags", "rates", "work_us", "steps_total", "shape"):
+    for field in ("generation_id", "tenant_id", "model", "input", "tags", "rates", "steps_total", "shape"):
         assert getattr(made, field) == getattr(asked, field)
+    assert (
+        (made.work_us, made.fixed_us, made.encode_us) == (asked.work_us, asked.fixed_us, asked.encode_us) == (5, 2, 3)
+    )
     assert made.state is domain.State.QUEUED
     assert made.sequence == 1
     assert made.deadline is not None

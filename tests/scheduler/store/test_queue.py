@@ -21,6 +21,7 @@ async def test_a_job_is_what_placement_needs(database):
     [job] = await first(database)
     assert (job.generation_id, job.tenant_id, job.model, job.shape) == (made.generation_id, TENANT, "m", "64x64")
     assert (job.priority, job.steps_total, job.work_us, job.attempt) == (3, 7, 5, 0)
+    assert (job.fixed_us, job.encode_us) == (2, 3)
     assert (job.model_memory_bytes, job.model_load_us, job.last_runner_id) == (100, 200, "")
     assert 0 <= job.waited_s < 60
     assert job.deadline_s is not None

@@ -9,13 +9,14 @@ from collections.abc import Hashable, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple
 
-from darkroom.model_runner import batch
+from darkroom.model_runner import batch, fixed_cost
 from darkroom.model_runner.engine import encode, errors
 from darkroom.model_runner.engine.families import Family
 from darkroom.model_runner.engine.floor import Floor
-from darkroom.model_runner.engine.generation import Row
+from darkroom.model_runner.engine.generation import Generation, Row
 from darkroom.model_runner.engine.job import Finished, Output
 from darkroom.model_runner.engine.slices import shape
+from darkroom.model_runner.engine.state import BatchKey
 
 
 def key(row: Row) -> Hashable:
@@ -96,6 +97,22 @@ class Finishing:
         generation.mark("encode", now_us=self._floor.now_us())
         generation.outputs[row.image] = output._replace(tier=row.state.tier)
         if len(generation.outputs) == len(generation.job.seeds):
+            self._learn(generation, row.state.batch_key)
             outputs = tuple(generation.outputs[image] for image in sorted(generation.outputs))
             event = Finished(generation.job.key, outputs, generation.usage(), generation.stages())
             self._floor.end(generation, event)
+
+    def _learn(self, generation: Generation, batch_key: BatchKey) -> None:
+        """Note what it took besides its steps; one that came to a cold model, or from a checkpoint, would say something else."""
+        if generation.load_us or generation.job.checkpoint is not None:
+            return
+        outputs = len(generation.outputs)
+        encode_us = sum(stage.wall_us for stage in generation.stages() if stage.name == "encode")
+        cost = fixed_cost.FixedCost(
+            batch_key.model,
+            batch_key.shape,
+            prepare_us=generation.busy_us["prepare"],
+            decode_us=generation.busy_us["decode"] // outputs,
+            encode_us=encode_us // outputs,
+        )
+        self._floor.fixed_costs.observe(cost)

@@ -11,7 +11,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 import torch
 
-from darkroom.model_runner import batch, step_cost
+from darkroom.model_runner import batch, fixed_cost, step_cost
 from darkroom.model_runner.engine import account, errors, hurry
 from darkroom.model_runner.engine.families import Family, Load
 from darkroom.model_runner.engine.generation import Busy, Generation, Row
@@ -62,6 +62,7 @@ class Floor:
         self.step_costs = step_cost.Table(costs)
         self.hurry = hurry.Hurry(config.urgent_slower_max)
         self.decode_costs = step_cost.Table()
+        self.fixed_costs = fixed_cost.Table()
         self.residency = Residency(config, specs, families, pool=pool, now_us=now_us, wake=wake)
         self.generations: dict[str, Generation] = {}
         self.waiting: list[Generation] = []

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import PIL.Image
 
 from darkroom.model_runner.engine.errors import Fault
+from darkroom.model_runner.fixed_cost import FixedCost
 from darkroom.model_runner.step_cost import StepCost
 
 Guidance = Literal["true_cfg", "embedded", "none"]
@@ -289,5 +290,6 @@ class Snapshot:
     """How much longer steps take of late than the table says, at least 1.0."""
     texts_remembered: int = 0
     """Texts whose embeddings were there already when they were wanted."""
+    fixed_costs: tuple[FixedCost, ...] = ()
     texts_encoded: int = 0
     """Texts whose embeddings were not."""

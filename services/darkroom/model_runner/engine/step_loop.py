@@ -185,6 +185,7 @@ class StepLoop:
             adapters=floor.residency.adapters,
             step_costs=floor.step_costs.snapshot(),
             slowdown=floor.step_costs.slowdown,
+            fixed_costs=floor.fixed_costs.snapshot(),
             texts_remembered=floor.residency.embeddings.hits,
             texts_encoded=floor.residency.embeddings.misses,
         )

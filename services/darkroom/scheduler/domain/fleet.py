@@ -50,6 +50,8 @@ class Job:
     priority: int
     steps_total: int
     work_us: int  # predicted accelerator time at acceptance
+    fixed_us: int = 0  # the part of it that is not its steps
+    encode_us: int = 0  # until its last file is made, after its work
     waited_s: float
     deadline_s: float | None = None  # time left
     suspect: bool = False  # was aboard a runner that died: runs alone
@@ -80,12 +82,21 @@ class Runner:
     backlog_us: int = 0  # predicted accelerator time of all aboard
 
 
+class FixedCost(NamedTuple):
+    """What a generation takes besides its steps: device time before the first, of each output after the last, and its file's."""
+
+    prepare_us: int = 0
+    decode_us: int = 0
+    encode_us: int = 0
+
+
 class Accelerator(NamedTuple):
     """One kind of accelerator, as a model's runners on it have measured."""
 
     product: str
     is_resident: bool  # a runner of this kind has the model loaded
     step_costs_us: Mapping[str, int]  # one row's step by bucket, on the slowest of them
+    fixed_costs: Mapping[str, FixedCost]  # by size, on the slowest of them
 
 
 class Candidate(NamedTuple):

@@ -49,6 +49,8 @@ class New:
     estimate_nanos: int
     rates: dict[str, Any]  # pricing.Rates
     work_us: int
+    fixed_us: int  # the part of work_us that is not its steps
+    encode_us: int  # until its last file is made, after its work
     steps_total: int
     shape: str  # predict.shape(...)
     deadline_us: int | None  # from acceptance
@@ -72,6 +74,8 @@ class Generation:
     estimate_nanos: int
     rates: dict[str, Any]
     work_us: int
+    fixed_us: int = 0
+    encode_us: int = 0
     steps_total: int
     shape: str = ""  # what step costs are measured by: "64x64", "832x480x81 guided"
     steps_done: int

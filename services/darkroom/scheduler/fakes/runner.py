@@ -33,6 +33,7 @@ class Behaviour:
     step_s: float = 0.002
     utilization_percent: int = 0  # by other processes
     step_costs: list[pb.StepCost] = dataclasses.field(default_factory=list)
+    fixed_costs: list[pb.FixedCost] = dataclasses.field(default_factory=list)
     memory_used_bytes: int = 0
     resident: tuple[str, ...] | None = None  # None: all its models
     healthy: bool = True
@@ -177,6 +178,7 @@ class Runner(runner_service_pb2_grpc.RunnerServiceServicer):
             sample=sample,
             resident_models=self.models if self.behaviour.resident is None else self.behaviour.resident,
             step_costs=self.behaviour.step_costs,
+            fixed_costs=self.behaviour.fixed_costs,
             attempts=len(self._live),
             engine_idle=not self._live,
             slowdown=1.0 / (1.0 - self.behaviour.utilization_percent / 100),

@@ -6,9 +6,9 @@ waiting: what a step costs, how much work waits, when a job would be done, how m
 
 import asyncio
 import dataclasses
+import functools
 import logging
 from collections import defaultdict
-from collections.abc import Mapping
 
 from google.protobuf import json_format
 
@@ -53,18 +53,15 @@ class Forecast:
             product = row.registration.device.get("product", "")
             for model in row.registration.models:
                 runners[model].append(_runner(row, heartbeat))
-                known = accelerators[model].get(product, fleet.Accelerator(product, False, {}))
-                accelerators[model][product] = _slower(known, heartbeat, model)
+                told = _measured(product, heartbeat, model)
+                accelerators[model][product] = _slower(told, accelerators[model].get(product, told))
         loads = await self._fleet.loads()
         self._runners, self._accelerators = dict(runners), dict(accelerators)
         self._work_us = {(load.model, load.priority): load.work_us for load in loads}
 
-    def step_costs_us(self, model: str) -> dict[str, int]:
-        """Microseconds of one row's step by bucket, on the slowest runner that measured it."""
-        slowest: dict[str, int] = {}
-        for accelerator in self.accelerators(model):
-            slowest = _slowest(slowest, accelerator.step_costs_us)
-        return slowest
+    def slowest(self, model: str) -> fleet.Accelerator:
+        """What was measured of the model, each number on the slowest runner that measured it."""
+        return functools.reduce(_slower, self.accelerators(model), fleet.Accelerator("", False, {}, {}))
 
     def accelerators(self, model: str) -> list[fleet.Accelerator]:
         """The kinds of accelerators whose runners take work for the model."""
@@ -109,11 +106,22 @@ def _runner(row: fleet_store.Row, heartbeat: pb.Heartbeat) -> fleet.Runner:
     )
 
 
-def _slower(known: fleet.Accelerator, heartbeat: pb.Heartbeat, model: str) -> fleet.Accelerator:
-    told = {shape: cost_us for (name, shape), cost_us in link.step_costs(heartbeat).items() if name == model}
-    is_resident = known.is_resident or model in heartbeat.resident_models
-    return fleet.Accelerator(known.product, is_resident, _slowest(known.step_costs_us, told))
+def _measured(product: str, heartbeat: pb.Heartbeat, model: str) -> fleet.Accelerator:
+    return fleet.Accelerator(
+        product,
+        model in heartbeat.resident_models,
+        {shape: cost_us for (name, shape), cost_us in link.step_costs(heartbeat).items() if name == model},
+        {size: cost for (name, size), cost in link.fixed_costs(heartbeat).items() if name == model},
+    )
 
 
-def _slowest(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
-    return {shape: max(one.get(shape, 0), other.get(shape, 0)) for shape in {*one, *other}}
+def _slower(one: fleet.Accelerator, other: fleet.Accelerator) -> fleet.Accelerator:
+    steps_us, others_us, none = one.step_costs_us, other.step_costs_us, fleet.FixedCost()
+    sizes = {*one.fixed_costs, *other.fixed_costs}
+    dearest = {size: map(max, one.fixed_costs.get(size, none), other.fixed_costs.get(size, none)) for size in sizes}
+    return fleet.Accelerator(
+        one.product,
+        one.is_resident or other.is_resident,
+        {shape: max(steps_us.get(shape, 0), others_us.get(shape, 0)) for shape in {*steps_us, *others_us}},
+        {size: fleet.FixedCost(*costs_us) for size, costs_us in dearest.items()},
+    )

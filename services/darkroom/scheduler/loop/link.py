@@ -143,6 +143,16 @@ class Link:
         }
 
 
+def fixed_costs(heartbeat: pb.Heartbeat) -> dict[tuple[str, str], fleet.FixedCost]:
+    """What a generation takes besides its steps, by model and size."""
+    return {
+        (cost.model, cost.shape): fleet.FixedCost(
+            *(min(max(us, 0), STEP_US_MAX) for us in (cost.prepare_us, cost.decode_us, cost.encode_us))
+        )
+        for cost in heartbeat.fixed_costs
+    }
+
+
 def step_costs(heartbeat: pb.Heartbeat) -> dict[tuple[str, str], int]:
     """The cost of one row's step by model and shape, from the smallest batch measured of each."""
     fewest: dict[tuple[str, str], pb.StepCost] = {}

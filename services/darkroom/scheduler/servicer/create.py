@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from darkroom import catalog, errors, ids, pricing
+from darkroom import catalog, errors, ids
 from darkroom.api.scheduler.v1 import generation_service_pb2 as pb
 from darkroom.scheduler import admit, asked, estimate, sources
 from darkroom.scheduler.domain import fleet
@@ -47,8 +47,8 @@ class Backlog(Protocol):
 class Forecast(Protocol):
     """`loop.forecast.Forecast`: what the fleet has measured, as this replica knows it."""
 
-    def step_costs_us(self, model: str) -> Mapping[str, int]:
-        """One step of one output by bucket, as far as anybody measured it."""
+    def slowest(self, model: str) -> fleet.Accelerator:
+        """What was measured of the model, by the slowest."""
         ...
 
     def accelerators(self, model: str) -> Sequence[fleet.Accelerator]:
@@ -106,11 +106,11 @@ class Acceptance:
         wanted = asked.media(filled, entry.kind)
         await self._check_named(wanted, entry, tenant_id=tenant_id, generation_id=generation_id)
         price = await self.prices.of(entry.name)
-        cost = self._estimate(wanted, entry, price.rates)
+        measured = self.forecast.slowest(entry.name)
+        cost = estimate.estimate(wanted, entry, measured, rates=price.rates, safety_factor=self.price_safety_factor)
         deadline_us = admit.deadline_us(filled)
         wait_us = self.forecast.wait_us(entry.name, filled.priority) or 0
-        shape = asked.shape(wanted, entry)
-        expected_us = self.forecast.completion_us(_job(generation_id, tenant_id, entry, filled.priority, shape, cost))
+        expected_us = completion_us(self.forecast, filled, entry, cost)
         estimate.check_deadline(deadline_us=deadline_us, expected_us=expected_us or cost.work_us, wait_us=wait_us)
         return domain.New(
             generation_id=generation_id,
@@ -127,8 +127,10 @@ class Acceptance:
             estimate_nanos=cost.nanos,
             rates=dataclasses.asdict(price.rates),
             work_us=cost.work_us,
+            fixed_us=cost.fixed_us,
+            encode_us=cost.encode_us,
             steps_total=cost.steps_total,
-            shape=shape,
+            shape=asked.shape(wanted, entry),
             deadline_us=deadline_us,
             expected_us=expected_us,
         )
@@ -147,10 +149,6 @@ class Acceptance:
         pictures = sources.stored(wanted, entry.kind)
         await self.media.check_pictures(pictures, tenant_id=tenant_id, generation_id=generation_id)
 
-    def _estimate(self, wanted: asked.Media, entry: catalog.ModelEntry, rates: pricing.Rates) -> estimate.Estimate:
-        step_us = estimate.step_cost_us(wanted, entry, self.forecast.step_costs_us(entry.name))
-        return estimate.estimate(wanted, rates=rates, step_us=step_us, safety_factor=self.price_safety_factor)
-
     async def _commit(self, new: domain.New) -> domain.Generation:
         for _ in range(LEASE_TRIES_MAX):
             try:
@@ -165,18 +163,22 @@ class Acceptance:
         raise errors.Unavailable("the tenant's money is spent faster than it is set aside")
 
 
-def _job(
-    generation_id: str, tenant_id: str, entry: catalog.ModelEntry, priority: int, shape: str, cost: estimate.Estimate
-) -> fleet.Job:
-    """What placement would see of it."""
-    return fleet.Job(
-        generation_id=generation_id,
-        tenant_id=tenant_id,
-        model=entry.name,
-        shape=shape,
-        priority=priority,
-        steps_total=cost.steps_total,
-        work_us=cost.work_us,
-        waited_s=0.0,
-        model_load_us=round(entry.load_s_guess * 1e6),
+def completion_us(
+    forecast: Forecast, filled: pb.CreateGenerationRequest, entry: catalog.ModelEntry, cost: estimate.Estimate
+) -> int | None:
+    """When it would be done, were it accepted now; None if no runner is known."""
+    return forecast.completion_us(
+        fleet.Job(
+            generation_id="",
+            tenant_id="",
+            model=entry.name,
+            shape=asked.shape(asked.media(filled, entry.kind), entry),
+            priority=filled.priority,
+            steps_total=cost.steps_total,
+            work_us=cost.work_us,
+            fixed_us=cost.fixed_us,
+            encode_us=cost.encode_us,
+            waited_s=0.0,
+            model_load_us=round(entry.load_s_guess * 1e6),
+        )
     )

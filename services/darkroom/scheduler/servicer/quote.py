@@ -35,8 +35,8 @@ class Quotes:
         entry = admit.check(wished, self.models)
         filled = admit.fill(wished, entry)
         wanted, rates = asked.media(filled, entry.kind), (await self.prices.of(entry.name)).rates
-        step_us = estimate.step_cost_us(wanted, entry, self.forecast.step_costs_us(entry.name))
-        most = estimate.estimate(wanted, rates=rates, step_us=step_us, safety_factor=self.price_safety_factor)
+        slowest = self.forecast.slowest(entry.name)
+        most = estimate.estimate(wanted, entry, slowest, rates=rates, safety_factor=self.price_safety_factor)
         told = [self._on(one, wanted, entry, rates) for one in self._kinds(entry, request.accelerator)]
         return pb.EstimateGenerationResponse(
             price_max=money_pb2.Money(currency=rates.currency, nanos=most.nanos),
@@ -44,6 +44,7 @@ class Quotes:
             steps_total=most.steps_total,
             memory_bytes=entry.memory_bytes,
             accelerators=sorted(told, key=lambda one: (one.work_us + one.load_us, one.accelerator)),
+            completion_us=create.completion_us(self.forecast, filled, entry, most),
         )
 
     def _kinds(self, entry: catalog.ModelEntry, product: str) -> list[fleet.Accelerator]:
@@ -56,12 +57,12 @@ class Quotes:
     def _on(
         self, kind: fleet.Accelerator, wanted: asked.Media, entry: catalog.ModelEntry, rates: pricing.Rates
     ) -> pb.AcceleratorEstimate:
-        step_us = estimate.step_cost_us(wanted, entry, kind.step_costs_us)
-        work = estimate.estimate(wanted, rates=rates, step_us=step_us, safety_factor=1.0)
+        work = estimate.estimate(wanted, entry, kind, rates=rates, safety_factor=1.0)
         return pb.AcceleratorEstimate(
             accelerator=kind.product,
             work_us=work.work_us,
             load_us=0 if kind.is_resident else round(entry.load_s_guess * 1e6),
             price=money_pb2.Money(currency=rates.currency, nanos=work.nanos),
             measured=estimate.is_measured(wanted, entry, kind.step_costs_us),
+            encode_us=work.encode_us,
         )

@@ -165,15 +165,18 @@ async def _insert_rows(connection: postgres.Connection, accepted: Sequence[domai
         return {}
     rows = await connection.fetch(
         "INSERT INTO generation (generation_id, tenant_id, model, model_revision, state, priority, input, tags,"
-        " price_version_id, currency, estimate_nanos, rates, work_us, steps_total, shape, deadline, expected_finish_at)"
+        " price_version_id, currency, estimate_nanos, rates, work_us, fixed_us, encode_us, steps_total, shape, deadline,"
+        " expected_finish_at)"
         " SELECT r.generation_id, r.tenant_id, r.model, r.model_revision, 'QUEUED', r.priority, r.input, r.tags,"
-        " r.price_version_id, r.currency, r.estimate_nanos, r.rates, r.work_us, r.steps_total, r.shape,"
+        " r.price_version_id, r.currency, r.estimate_nanos, r.rates, r.work_us, r.fixed_us, r.encode_us, r.steps_total,"
+        " r.shape,"
         " clock_timestamp() + r.deadline_us * interval '1 microsecond',"
         " clock_timestamp() + r.expected_us * interval '1 microsecond'"
         " FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::smallint[], $6::bytea[], $7::jsonb[], $8::text[],"
-        " $9::text[], $10::bigint[], $11::jsonb[], $12::bigint[], $13::int[], $14::text[], $15::bigint[], $16::bigint[])"
+        " $9::text[], $10::bigint[], $11::jsonb[], $12::bigint[], $13::bigint[], $14::bigint[], $15::int[], $16::text[],"
+        " $17::bigint[], $18::bigint[])"
         " AS r(generation_id, tenant_id, model, model_revision, priority, input, tags, price_version_id, currency,"
-        " estimate_nanos, rates, work_us, steps_total, shape, deadline_us, expected_us) RETURNING *",
+        " estimate_nanos, rates, work_us, fixed_us, encode_us, steps_total, shape, deadline_us, expected_us) RETURNING *",
         *(list(column) for column in zip(*(_columns(new) for new in accepted), strict=True)),
     )
     await connection.execute(
@@ -198,6 +201,8 @@ def _columns(new: domain.New) -> tuple[object, ...]:
         new.estimate_nanos,
         new.rates,
         new.work_us,
+        new.fixed_us,
+        new.encode_us,
         new.steps_total,
         new.shape,
         new.deadline_us,

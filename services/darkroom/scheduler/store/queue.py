@@ -21,8 +21,8 @@ WITH RECURSIVE line AS (
         ORDER BY g.model, g.priority, g.tenant_id LIMIT 1) following
 )
 SELECT waiting.* FROM line, LATERAL (
-    SELECT g.generation_id, g.tenant_id, g.model, g.shape, g.priority, g.steps_total, g.work_us, g.suspect, g.attempt,
-           g.runner_id, coalesce((g.checkpoint ->> 'step')::int, 0) AS steps_kept,
+    SELECT g.generation_id, g.tenant_id, g.model, g.shape, g.priority, g.steps_total, g.work_us, g.fixed_us, g.encode_us,
+           g.suspect, g.attempt, g.runner_id, coalesce((g.checkpoint ->> 'step')::int, 0) AS steps_kept,
            extract(epoch FROM clock_timestamp() - g.created_at)::float8 AS waited_s,
            extract(epoch FROM g.deadline - clock_timestamp())::float8 AS deadline_s
     FROM generation g WHERE g.state = 'QUEUED' AND (g.model, g.priority, g.tenant_id)
@@ -61,6 +61,8 @@ def _job(row: postgres.Row, needs: Needs) -> fleet.Job:
         priority=row["priority"],
         steps_total=row["steps_total"],
         work_us=row["work_us"],
+        fixed_us=row["fixed_us"],
+        encode_us=row["encode_us"],
         waited_s=row["waited_s"],
         deadline_s=row["deadline_s"],
         suspect=row["suspect"],

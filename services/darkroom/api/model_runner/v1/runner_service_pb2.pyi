@@ -388,6 +388,7 @@ class Heartbeat(_message.Message):
     DRAINING_FIELD_NUMBER: _builtins.int
     BUSY_US_FIELD_NUMBER: _builtins.int
     ATTRIBUTED_US_FIELD_NUMBER: _builtins.int
+    FIXED_COSTS_FIELD_NUMBER: _builtins.int
     attempts: _builtins.int
     """Attempts aboard."""
     engine_idle: _builtins.bool
@@ -412,6 +413,10 @@ class Heartbeat(_message.Message):
     def step_costs(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepCost]:
         """Measured costs of a step."""
 
+    @_builtins.property
+    def fixed_costs(self) -> _containers.RepeatedCompositeFieldContainer[Global___FixedCost]:
+        """Measured costs of generations besides their steps."""
+
     def __init__(
         self,
         *,
@@ -424,10 +429,11 @@ class Heartbeat(_message.Message):
         draining: _builtins.bool = ...,
         busy_us: _builtins.int = ...,
         attributed_us: _builtins.int = ...,
+        fixed_costs: _abc.Iterable[Global___FixedCost] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sample", b"sample"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "attributed_us", b"attributed_us", "busy_us", b"busy_us", "draining", b"draining", "engine_idle", b"engine_idle", "resident_models", b"resident_models", "sample", b"sample", "slowdown", b"slowdown", "step_costs", b"step_costs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "attributed_us", b"attributed_us", "busy_us", b"busy_us", "draining", b"draining", "engine_idle", b"engine_idle", "fixed_costs", b"fixed_costs", "resident_models", b"resident_models", "sample", b"sample", "slowdown", b"slowdown", "step_costs", b"step_costs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -470,6 +476,44 @@ class StepCost(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StepCost: _TypeAlias = StepCost  # noqa: Y015
+
+@_typing.final
+class FixedCost(_message.Message):
+    """What a generation costs on this device besides its steps."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    SHAPE_FIELD_NUMBER: _builtins.int
+    PREPARE_US_FIELD_NUMBER: _builtins.int
+    DECODE_US_FIELD_NUMBER: _builtins.int
+    ENCODE_US_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model."""
+    shape: _builtins.str
+    """Its size's bucket, such as "64x64", for all tiers and guidance scales."""
+    prepare_us: _builtins.int
+    """Device time before its first step, in microseconds."""
+    decode_us: _builtins.int
+    """Device time of each of its outputs after the last step, in microseconds."""
+    encode_us: _builtins.int
+    """Time until an output's file is made, in microseconds; no device time."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        shape: _builtins.str = ...,
+        prepare_us: _builtins.int = ...,
+        decode_us: _builtins.int = ...,
+        encode_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_us", b"decode_us", "encode_us", b"encode_us", "model", b"model", "prepare_us", b"prepare_us", "shape", b"shape"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FixedCost: _TypeAlias = FixedCost  # noqa: Y015
 
 @_typing.final
 class Accepted(_message.Message):

@@ -384,12 +384,17 @@ class EstimateGenerationResponse(_message.Message):
     STEPS_TOTAL_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     ACCELERATORS_FIELD_NUMBER: _builtins.int
+    COMPLETION_US_FIELD_NUMBER: _builtins.int
     wait_us: _builtins.int
     """Predicted wait before its work begins, in microseconds; unset when no runner is known."""
     steps_total: _builtins.int
     """Denoising steps over all outputs."""
     memory_bytes: _builtins.int
     """Memory that its model needs, in bytes."""
+    completion_us: _builtins.int
+    """Predicted time to its end, in microseconds, were it created now: what a deadline is held against. Unset when no
+    runner is known.
+    """
     @_builtins.property
     def price_max(self) -> _money_pb2.Money:
         """The most it can cost: what would be reserved for it."""
@@ -406,13 +411,19 @@ class EstimateGenerationResponse(_message.Message):
         steps_total: _builtins.int = ...,
         memory_bytes: _builtins.int = ...,
         accelerators: _abc.Iterable[Global___AcceleratorEstimate] | None = ...,
+        completion_us: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_wait_us", b"_wait_us", "price_max", b"price_max", "wait_us", b"wait_us"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_completion_us", b"_completion_us", "_wait_us", b"_wait_us", "completion_us", b"completion_us", "price_max", b"price_max", "wait_us", b"wait_us"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_wait_us", b"_wait_us", "accelerators", b"accelerators", "memory_bytes", b"memory_bytes", "price_max", b"price_max", "steps_total", b"steps_total", "wait_us", b"wait_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_completion_us", b"_completion_us", "_wait_us", b"_wait_us", "accelerators", b"accelerators", "completion_us", b"completion_us", "memory_bytes", b"memory_bytes", "price_max", b"price_max", "steps_total", b"steps_total", "wait_us", b"wait_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__completion_us: _TypeAlias = _typing.Literal["completion_us"]  # noqa: Y015
+    _WhichOneofArgType__completion_us: _TypeAlias = _typing.Literal["_completion_us", b"_completion_us"]  # noqa: Y015
     _WhichOneofReturnType__wait_us: _TypeAlias = _typing.Literal["wait_us"]  # noqa: Y015
     _WhichOneofArgType__wait_us: _TypeAlias = _typing.Literal["_wait_us", b"_wait_us"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__completion_us) -> _WhichOneofReturnType__completion_us | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__wait_us) -> _WhichOneofReturnType__wait_us | None: ...
 
 Global___EstimateGenerationResponse: _TypeAlias = EstimateGenerationResponse  # noqa: Y015
@@ -428,14 +439,17 @@ class AcceleratorEstimate(_message.Message):
     LOAD_US_FIELD_NUMBER: _builtins.int
     PRICE_FIELD_NUMBER: _builtins.int
     MEASURED_FIELD_NUMBER: _builtins.int
+    ENCODE_US_FIELD_NUMBER: _builtins.int
     accelerator: _builtins.str
     """Product name."""
     work_us: _builtins.int
-    """Accelerator time of its steps, in microseconds."""
+    """Accelerator time, in microseconds: its steps and, once a runner has measured them, its text and decoding."""
     load_us: _builtins.int
     """Time to load its model, in microseconds; 0 where a runner of this kind has it loaded."""
     measured: _builtins.bool
     """True if a runner of this kind has measured a step of this size and tier; false if it is scaled from other sizes."""
+    encode_us: _builtins.int
+    """Time until its last file is made after that, in microseconds; it costs nothing."""
     @_builtins.property
     def price(self) -> _money_pb2.Money:
         """What it would cost with exactly this accelerator time."""
@@ -448,10 +462,11 @@ class AcceleratorEstimate(_message.Message):
         load_us: _builtins.int = ...,
         price: _money_pb2.Money | None = ...,
         measured: _builtins.bool = ...,
+        encode_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["price", b"price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "load_us", b"load_us", "measured", b"measured", "price", b"price", "work_us", b"work_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "encode_us", b"encode_us", "load_us", b"load_us", "measured", b"measured", "price", b"price", "work_us", b"work_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
