@@ -60,7 +60,12 @@ async def test_another_runner_goes_on_to_the_same_picture(
             assert np.abs(levels[0] - levels[1]).max() <= 1
         assert whole.usage.steps == resumed.usage.steps == STEPS
     await load.audit(pair, tenant, [load.Shot(whole, 0.0), load.Shot(resumed, 0.0)])
-    await _forgotten(pair)
+    stages_us = {field.name: value for field, value in resumed.stages.ListFields()}
+    whole_us = resumed.finished_at.ToMicroseconds() - resumed.created_at.ToMicroseconds()
+    assert 0 < stages_us["lost_us"] < whole_us
+    assert 0.9 * whole_us < sum(stages_us.values()) <= whole_us
+    await _forgotten(pair, whole.generation_id, untold=0)
+    await _forgotten(pair, resumed.generation_id, untold=2 if how is signal.SIGKILL else 0)
 
 
 def _request(key: str) -> service_pb.CreateGenerationRequest:
@@ -104,18 +109,18 @@ async def _levels(darkroom: client.AsyncClient, artifact: object, path: Path) ->
     return np.array(PIL.Image.open(io.BytesIO(path.read_bytes()))).astype(np.int16)
 
 
-async def _forgotten(pair: platforms.Platform) -> None:
-    """Every checkpoint that the scheduler knew of is deleted, from its tables and from media_store."""
+async def _forgotten(pair: platforms.Platform, generation_id: str, *, untold: int) -> None:
+    """Every checkpoint is deleted, from the scheduler's tables and from media_store, but for those `untold` by who was killed."""
     connection = await asyncpg.connect(pair.postgres().url("darkroom"))
     discarded = "SELECT count(*) FROM scheduler.discarded_checkpoint"
     held = "SELECT count(*) FROM scheduler.generation WHERE checkpoint IS NOT NULL"
+    files = "SELECT count(*) FROM media_store.media WHERE media_type LIKE '%safetensors' AND generation_id = $1"
     try:
         async with asyncio.timeout(BEGUN_WITHIN_S):
             while await connection.fetchval(f"SELECT ({discarded}) + ({held})"):  # noqa: ASYNC110  # in a database
                 await asyncio.sleep(0.1)
-        deleted = (
-            "SELECT count(*) FROM media_store.media WHERE media_type LIKE '%safetensors' AND deleted_at IS NOT NULL"
-        )
-        assert await connection.fetchval(deleted) > 0
+            while await connection.fetchval(f"{files} AND deleted_at IS NULL", generation_id) > untold:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        assert await connection.fetchval(f"{files} AND deleted_at IS NOT NULL", generation_id) > 0
     finally:
         await connection.close()

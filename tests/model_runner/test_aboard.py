@@ -84,9 +84,8 @@ async def test_the_listing_comes_first_and_then_what_was_not_acknowledged(hand: 
     assert told(hand.open()) == ["listing"]
 
 
-async def test_every_owner_hears_of_the_newest_checkpoint_while_the_attempt_lives(hand: Hand) -> None:
+async def test_every_owner_hears_of_the_newest_checkpoint_until_the_outcome_is_acknowledged(hand: Hand) -> None:
     owner = hand.open()
-    hand.aboard.keep(KEY, pb.Checkpoint(step=1))  # not aboard
     hand.assign(owner)
     for step in (2, 3):
         hand.aboard.keep(KEY, pb.Checkpoint(key=messages.key_to(KEY), step=step))
@@ -97,7 +96,17 @@ async def test_every_owner_hears_of_the_newest_checkpoint_while_the_attempt_live
     assert isinstance(again, pb.WorkResponse)
     assert again.checkpoint.step == 3
     hand.complete()
-    assert told(hand.open()) == ["listing", "completed"]
+    again = hand.open()
+    assert told(again) == ["listing", "checkpoint", "completed"]
+    hand.acknowledge(again)
+    assert told(hand.open()) == ["listing"]
+
+
+async def test_a_checkpoint_of_what_is_not_aboard_is_told_once_so_that_it_is_deleted(hand: Hand) -> None:
+    owner = hand.open()
+    hand.aboard.keep(KEY, pb.Checkpoint(step=1))
+    assert told(owner) == ["listing", "checkpoint"]
+    assert told(hand.open()) == ["listing"]
 
 
 async def test_a_lower_epoch_is_refused_and_the_owner_stays(hand: Hand) -> None:

@@ -36,7 +36,7 @@ class Aboard:
         self._begin = begin
         self._live: dict[AttemptKey, Callable[[], None]] = {}
         self._outcomes: dict[AttemptKey, pb.WorkResponse] = {}
-        self._checkpoints: dict[AttemptKey, pb.WorkResponse] = {}  # the newest of what is live
+        self._checkpoints: dict[AttemptKey, pb.WorkResponse] = {}  # the newest of each attempt aboard
         self._session: Session | None = None
         self._epoch_max = 0
         self._grace: asyncio.TimerHandle | None = None
@@ -100,10 +100,14 @@ class Aboard:
             self._session.queue.put_nowait(response)
 
     def keep(self, key: AttemptKey, checkpoint: pb.Checkpoint) -> None:
-        """Tell where an attempt can be gone on with, and every owner that comes while it lives."""
+        """Tell where an attempt can be gone on with, and every owner that comes until its outcome is acknowledged.
+
+        Of one that is not aboard any more it is told once, so that the owner has the bytes deleted.
+        """
+        told = pb.WorkResponse(checkpoint=checkpoint)
         if key in self._live:
-            self._checkpoints[key] = pb.WorkResponse(checkpoint=checkpoint)
-            self.tell(self._checkpoints[key])
+            self._checkpoints[key] = told
+        self.tell(told)
 
     def end(self, key: AttemptKey, outcome: pb.WorkResponse) -> None:
         """An attempt ended: tell it, and keep it until the owner has committed it."""
@@ -169,7 +173,8 @@ class Aboard:
         self._note()
 
     def _note(self) -> None:
-        self._checkpoints = {key: told for key, told in self._checkpoints.items() if key in self._live}
+        held = self._live.keys() | self._outcomes.keys()
+        self._checkpoints = {key: told for key, told in self._checkpoints.items() if key in held}
         for event, is_so in ((self._idle, not self._live), (self._settled, not self._live and not self._outcomes)):
             if is_so:
                 event.set()

@@ -11,7 +11,7 @@ import tenacity
 from darkroom import ids, rpc
 from darkroom.api.media_store.v1 import media_service_pb2, media_service_pb2_grpc
 from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
-from darkroom.model_runner import aboard, peers
+from darkroom.model_runner import aboard, messages, peers
 from darkroom.model_runner.engine.job import Checkpointed, Usage
 from darkroom.model_runner.loop import keep
 from tests.model_runner import world as worlds
@@ -113,6 +113,21 @@ async def test_what_is_gone_or_was_never_there_means_from_the_start(
     assert await stage.keeper.read() is None
     stage.assign.checkpoint.media_id = ids.new("med")
     assert await stage.keeper.read() is None
+
+
+async def test_what_is_under_way_at_the_end_is_told_and_nothing_after_it(
+    world: worlds.World, media: grpc.aio.Channel
+) -> None:
+    stage = Stage(world, media)
+    stage.keeper.offer(checkpointed(1))
+    await asyncio.sleep(0)
+    stage.keeper.offer(checkpointed(2))
+    stage.reports.end(messages.key_of(stage.assign.key), pb.WorkResponse(completed=pb.Completed(key=stage.assign.key)))
+    await stage.keeper.settle()
+    heard = [stage.session.queue.get_nowait() for _ in range(stage.session.queue.qsize())]
+    assert [
+        one.checkpoint.step for one in heard if isinstance(one, pb.WorkResponse) and one.HasField("checkpoint")
+    ] == [1]
 
 
 async def test_a_closed_keeper_stores_no_more(world: worlds.World, free_port: int) -> None:

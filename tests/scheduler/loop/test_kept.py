@@ -1,6 +1,14 @@
+from darkroom import ids
+from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
 from darkroom.scheduler.fakes import results
+from darkroom.scheduler.loop import kept
 from tests.scheduler import stage
 from tests.scheduler.conftest import eventually
+from tests.scheduler.loop.test_tenure import tenure
+from tests.scheduler.store.conftest import database, make
+from tests.scheduler.store.placed import begin, own
+
+__all__ = ["database"]  # the fixture
 
 
 async def test_a_dead_runners_work_goes_on_elsewhere_from_its_newest_checkpoint(idle_room):
@@ -25,6 +33,23 @@ async def test_a_dead_runners_work_goes_on_elsewhere_from_its_newest_checkpoint(
     assert await idle_room.database.fetchval("SELECT checkpoint FROM generation") is None
     forgotten = "SELECT count(*) FROM discarded_checkpoint"  # media_store is away here: they wait for it
     assert await idle_room.database.fetchval(forgotten) == step // 3
+
+
+async def test_of_those_told_while_the_database_was_busy_the_newest_stays_and_the_others_may_go(
+    database, service_secret
+):
+    fence = await own(database)
+    [key] = await begin(database, fence, (await make(database)).generation_id)
+    held = kept.Kept(tenure(database, service_secret, fence))
+    told = [pb.Checkpoint(key=pb.AttemptKey(**key._asdict()), media_id=ids.new("med"), step=step) for step in (1, 2, 2)]
+    for checkpoint in told:
+        held.note(checkpoint)
+    assert await held.commit(key)
+    assert not await held.commit(key)
+    stored = await database.fetchval("SELECT checkpoint ->> 'media_id' FROM generation")
+    assert stored == told[1].media_id
+    gone = await database.fetch("SELECT media_id FROM discarded_checkpoint")
+    assert {row["media_id"] for row in gone} == {told[0].media_id, told[2].media_id}
 
 
 async def test_what_is_put_aside_goes_on_and_counts_as_no_fault(idle_room):

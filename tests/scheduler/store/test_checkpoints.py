@@ -34,7 +34,21 @@ async def test_the_newest_is_kept_and_the_others_may_go(database):
     store = checkpoints.Checkpoints(database)
     assert [await store.keep(at(key, step)) for step in (2, 3, 1, 3)] == [True, True, False, False]
     assert checkpoints.read(await kept(database, key)) == at(key, 3)
-    assert await discarded(database) == {"med_2"}
+    assert await discarded(database) == {"med_2", "med_1"}
+
+
+async def test_one_that_is_told_again_stays(database):
+    fence = await own(database)
+    [key] = await begin(database, fence, (await make(database)).generation_id)
+    store = checkpoints.Checkpoints(database)
+    for _ in range(2):
+        await store.keep(at(key, 3))
+    await attempts.Attempts(database).give_back(fence, [key], reason=poison.SUSPENDED, judge=again)
+    assert not await store.keep(at(key, 3))
+    await begin(database, fence, key.generation_id)
+    assert not await store.keep(at(key, 3))
+    assert checkpoints.read(await kept(database, key)) == at(key, 3)
+    assert await discarded(database) == set()
 
 
 async def test_of_an_attempt_that_had_to_begin_anew_its_own_count(database):
@@ -51,9 +65,18 @@ async def test_of_an_attempt_that_had_to_begin_anew_its_own_count(database):
 
 async def test_an_attempt_that_is_not_current_keeps_nothing(database):
     [key] = await begin(database, await own(database), (await make(database)).generation_id)
-    for wrong in ({"owner_epoch": 99}, {"attempt": 2}, {"generation_id": "gen_other"}):
-        assert not await checkpoints.Checkpoints(database).keep(at(key._replace(**wrong), 2))
+    for step, wrong in enumerate(({"owner_epoch": 99}, {"attempt": 2}, {"generation_id": "gen_other"})):
+        assert not await checkpoints.Checkpoints(database).keep(at(key._replace(**wrong), step))
     assert checkpoints.read(await kept(database, key)) is None
+    assert await discarded(database) == {"med_0", "med_1"}  # their bytes are of no use
+
+
+async def test_one_that_is_told_after_the_end_may_go(database):
+    fence = await own(database)
+    [key] = await begin(database, fence, (await make(database)).generation_id)
+    await attempts.Attempts(database).finish(fence, key, lambda _: generations.End(state=domain.State.SUCCEEDED))
+    assert not await checkpoints.Checkpoints(database).keep(at(key, 3))
+    assert await discarded(database) == {"med_3"}
 
 
 async def test_the_next_attempt_is_given_it_and_what_is_left_to_do(database):

@@ -94,17 +94,21 @@ class _Attempt:
     async def run(self) -> None:
         """Live; the outcome is told through `aboard`, whatever happens."""
         try:
+            self._reports.end(self._key, await self._outcome())
+            await self._keeper.settle()
+        finally:
+            await self._keeper.close()
+
+    async def _outcome(self) -> pb.WorkResponse:
+        try:
             async with contextlib.AsyncExitStack() as held:
-                outcome = await self._live(held)
+                return await self._live(held)
         except AttemptFailed as error:
-            outcome = messages.failed(self._key, error)
+            return messages.failed(self._key, error)
         except Exception as error:  # told as the runner's fault: an attempt always ends
             _log.exception("an attempt failed", extra={"generation_id": self._key.generation_id})
             failure = AttemptFailed("RUNNER_FAULT", f"the runner failed ({type(error).__name__})", request_fault=False)
-            outcome = messages.failed(self._key, failure)
-        finally:
-            await self._keeper.close()
-        self._reports.end(self._key, outcome)
+            return messages.failed(self._key, failure)
 
     async def _live(self, held: contextlib.AsyncExitStack) -> pb.WorkResponse:
         entry = messages.check(self._assign, self._ports.catalog.get(self._assign.model))
@@ -128,7 +132,6 @@ class _Attempt:
         if isinstance(end, engine_job.Cancelled):
             return messages.cancelled(self._key, used)
         if isinstance(end, engine_job.Suspended):
-            await self._keeper.close()
             checkpoint = None if end.data is None else await self._keeper.put(end.data, end.usage)
             return messages.suspended(self._key, checkpoint)
         failure = AttemptFailed(end.code, end.message, request_fault=end.fault == "request")

@@ -51,8 +51,14 @@ class Keeper:
             _log.warning("a checkpoint cannot be read: starting anew", extra={"reason": error.reason})
             return None
 
+    async def settle(self) -> None:
+        """Begin to store no more; what is under way is told, although its attempt has ended, so that the owner has it deleted."""
+        self._newest = None
+        if self._storing is not None:
+            await asyncio.wait([self._storing])
+
     async def close(self) -> None:
-        """Store no more."""
+        """Store no more, at once."""
         if self._storing is not None:
             self._storing.cancel()
             await asyncio.gather(self._storing, return_exceptions=True)

@@ -11,26 +11,26 @@ from darkroom.scheduler.peers import runner as peer
 
 
 class Kept:
-    """The newest of each attempt, as far as the database does not have it."""
+    """As far as the database has not heard of them, in the order told: the newest of an attempt is kept, the others may go."""
 
     def __init__(self, tenure: Tenure) -> None:
         self._tenure = tenure
-        self._told: dict[fleet.Key, fleet.Checkpoint] = {}
+        self._told: dict[str, fleet.Checkpoint] = {}  # by media_id
 
     def note(self, message: pb.Checkpoint) -> None:
         """Take one that names a place; a suspended attempt may have none of its own."""
         if checkpoint := peer.checkpoint(message):
-            self._told[checkpoint.key] = checkpoint
+            self._told[checkpoint.media_id] = checkpoint
 
     async def commit(self, key: fleet.Key) -> bool:
         """Commit what was told of an attempt; False if there is nothing, or the attempt is not current."""
-        checkpoint = self._told.get(key)
-        kept = checkpoint is not None and await self._tenure.keep(checkpoint)
-        if self._told.get(key) is checkpoint:
-            self._told.pop(key, None)
+        kept = False
+        for checkpoint in [one for one in self._told.values() if one.key == key]:
+            kept |= await self._tenure.keep(checkpoint)
+            self._told.pop(checkpoint.media_id, None)
         return kept
 
     async def commit_all(self) -> None:
         """Commit everything that was told."""
-        for key in list(self._told):
+        for key in {one.key for one in self._told.values()}:
             await self.commit(key)

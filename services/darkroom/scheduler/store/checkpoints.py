@@ -43,21 +43,23 @@ class Checkpoints:
         self._database = database
 
     async def keep(self, checkpoint: fleet.Checkpoint) -> bool:
-        """Make it the newest; False, and nothing changed, if its attempt is not current or has told a later one.
+        """Make it the newest; False, and its bytes may go, if its attempt is not current or has told a later one.
 
         An attempt that could not use the one it was given has begun anew: its own count, however early.
         """
         async with self._database.transaction() as connection:
             row = await connection.fetchrow(
-                "SELECT tenant_id, checkpoint FROM generation WHERE state = 'RUNNING' AND generation_id = $1"
-                " AND owner_epoch = $2 AND attempt = $3 FOR UPDATE",
+                "SELECT tenant_id, checkpoint, state = 'RUNNING' AND owner_epoch = $2 AND attempt = $3 AS is_current"
+                " FROM generation WHERE generation_id = $1 FOR UPDATE",
                 *checkpoint.key,
             )
-            if row is None:
+            before = None if row is None else _read(row["checkpoint"])
+            if row is None or (before is not None and before.media_id == checkpoint.media_id):  # told again
                 return False
-            if (before := _read(row["checkpoint"])) is not None:
-                if (before.key.attempt, before.step) >= (checkpoint.key.attempt, checkpoint.step):
-                    return False
+            if not row["is_current"] or (before is not None and _order(before) >= _order(checkpoint)):
+                await discard(connection, tenant_id=row["tenant_id"], checkpoint=checkpoint)
+                return False
+            if before is not None:
                 await discard(connection, tenant_id=row["tenant_id"], checkpoint=before)
             await connection.execute(
                 "UPDATE generation SET checkpoint = $2 WHERE generation_id = $1",
@@ -83,6 +85,10 @@ class Checkpoints:
         await self._database.execute(
             "DELETE FROM discarded_checkpoint WHERE media_id = ANY($1::text[])", list(media_ids)
         )
+
+
+def _order(checkpoint: fleet.Checkpoint) -> tuple[int, int]:
+    return checkpoint.key.attempt, checkpoint.step
 
 
 def _read(column: dict[str, Any] | None) -> fleet.Checkpoint | None:
