@@ -1,5 +1,6 @@
 """Every way of naming a picture, against models that take none, may take one, or need one."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -13,10 +14,11 @@ from tests.scheduler import media_entries
 STORED = MediaRef(media_id=ids.new("med"))
 
 
-def bad(wanted: Any, **taken: Any) -> list[str]:
+def bad(wanted: Any, family: str = "pipeline", **taken: Any) -> list[str]:
     kind = {ImageInput: "image", VideoInput: "video", AudioInput: "audio"}[type(wanted)]
     found = validation.Violations()
-    sources.check(found, wanted, media_entries.video(**({"source_image": "none", "kind": kind} | taken)))
+    entry = media_entries.video(**({"source_image": "none", "kind": kind} | taken))
+    sources.check(found, wanted, dataclasses.replace(entry, family=family))
     try:
         found.raise_if_any()
     except Exception as error:
@@ -70,6 +72,29 @@ def test_strength_is_of_a_source() -> None:
 @pytest.mark.parametrize("strength", [0.0, -0.0, 1e-300, -0.1, 1.5, float("nan"), float("inf")])
 def test_a_strength_that_leaves_no_step_is_refused_before_it_is_stored(strength: float) -> None:
     assert bad(ImageInput(strength=strength, source_image=STORED), source_image="optional") == ["image.strength"]
+
+
+@pytest.mark.parametrize(
+    ("family", "given", "good"),
+    [
+        ("stable_diffusion", {"steps": 4, "strength": 0.2}, False),
+        ("stable_diffusion", {"steps": 4, "strength": 0.25}, True),
+        ("stable_diffusion", {"steps": 1}, False),  # at its own strength of 0.8
+        ("stable_diffusion", {"steps": 1, "mask_image": STORED}, True),
+        ("sdxl", {"steps": 3}, False),
+        ("sdxl", {"steps": 4}, True),
+        ("sdxl", {"strength": 0.09}, False),  # of the model's own 10 steps
+        ("sdxl", {"strength": 0.1}, True),
+        ("sdxl", {"steps": 1, "strength": 0.9, "mask_image": STORED}, False),
+        ("flux", {"steps": 4, "strength": 0.2}, True),  # it enters within a step
+    ],
+)
+def test_a_picture_that_leaves_no_whole_step_is_refused_before_it_is_stored(
+    family: str, given: Any, good: bool
+) -> None:
+    wanted = ImageInput(source_image=STORED, **given)
+    found = bad(wanted, family, source_image="optional", mask_image="optional")
+    assert found == ([] if good else ["image.strength"])
 
 
 def test_what_the_store_must_have_is_told_by_field() -> None:

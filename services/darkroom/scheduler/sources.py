@@ -4,6 +4,7 @@ An input comes in; violations that name the field go out, and the media that it 
 """
 
 import re
+from collections.abc import Mapping
 
 from darkroom import catalog, validation
 from darkroom.api.types.v1 import inputs_pb2, media_pb2
@@ -11,6 +12,9 @@ from darkroom.scheduler import asked
 
 INLINE_BYTES_MAX = 256 * 1024
 _STRENGTH_MIN, _STRENGTH_MAX = 0.001, 1.0  # nothing left of the steps would leave nothing to make
+
+STRENGTHS: Mapping[str, tuple[float, float]] = {"stable_diffusion": (0.8, 1.0), "sdxl": (0.3, 0.9999)}
+"""Of the families in which a picture leaves whole steps alone: when none is given, without and with a mask; as the family has it."""
 
 _PICTURE = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF.{4}WEBP", re.DOTALL)  # how those begin that runners read
 
@@ -31,6 +35,7 @@ def check(found: validation.Violations, wanted: asked.Media, entry: catalog.Mode
             return
         found.check(wanted.HasField("source_image"), "image.strength", "is of use only with source_image")
         found.finite("image.strength", wanted.strength, low=_STRENGTH_MIN, high=_STRENGTH_MAX)
+    _check_steps_left(found, wanted, entry)
 
 
 def stored(wanted: asked.Media, kind: catalog.Kind) -> dict[str, str]:
@@ -40,6 +45,16 @@ def stored(wanted: asked.Media, kind: catalog.Kind) -> dict[str, str]:
         for name in ("source_image", "mask_image")
         if name in wanted.DESCRIPTOR.fields_by_name and getattr(wanted, name).media_id
     }
+
+
+def _check_steps_left(found: validation.Violations, wanted: inputs_pb2.ImageInput, entry: catalog.ModelEntry) -> None:
+    """Check that a picture leaves a step to take; families refuse it too, but only when they run."""
+    if entry.family not in STRENGTHS or not wanted.HasField("source_image"):
+        return
+    own = STRENGTHS[entry.family][wanted.HasField("mask_image")]
+    strength = wanted.strength if wanted.HasField("strength") else own
+    if 0 < strength * (wanted.steps or entry.defaults.steps) < 1:
+        found.add("image.strength", f"times image.steps must be at least 1; it is {own:g} unless given")
 
 
 def _check_picture(

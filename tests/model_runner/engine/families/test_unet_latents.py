@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from darkroom.model_runner.engine import errors, samplers
-from darkroom.model_runner.engine.families import unet_latents
+from darkroom.model_runner.engine.families import sdxl, stable_diffusion, unet_latents
 from darkroom.model_runner.engine.state import BatchKey, State
+from darkroom.scheduler import sources
 from tests.model_runner.engine.families import residents, unets
 
 PICTURE = {"source_image": residents.picture(32, 32)}
@@ -64,6 +65,10 @@ def test_a_picture_enters_where_its_strength_says(make_job: Any) -> None:
 def test_refusals_name_the_field(make_job: Any, channels: int, changes: Any, field: str) -> None:
     with pytest.raises(errors.BadRequest, match=f"^{field}: "):
         make_latents(channels).check(make_job("1", **changes))
+
+
+def test_admission_counts_on_the_same_strengths() -> None:
+    assert {"sdxl": sdxl.STRENGTHS, "stable_diffusion": stable_diffusion.STRENGTHS} == sources.STRENGTHS
 
 
 def test_pure_noise_is_what_the_seed_draws(make_job: Any) -> None:
