@@ -2,8 +2,9 @@
 
 `python benchmarks/gpu_check.py --suite engine [--device cuda|cpu] [--quick] --json FILE` needs torch, diffusers, transformers, safetensors
 and cuda-python, and nothing else of Darkroom's: it imports the engine and the kernels alone. `engine`: pictures equal to diffusers' in
-bfloat16 and float32, checkpoint and resume, the mixed batch benchmark. `models`: published architectures at their real sizes beside
-diffusers eager and compiled. `kernels`: every kernel against its reference, and its time. It exits with 1 if a check fails.
+bfloat16 and float32, checkpoint and resume, memory after 1,000 aborted generations, the mixed batch benchmark. `models`: published
+architectures at their real sizes beside diffusers eager and compiled. `kernels`: every kernel against its reference, and its time. It
+exits with 1 if a check fails.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ import itertools
 import sys
 from typing import NamedTuple
 
+import _aborted
 import _gpu_models
 import _report
 import _workload
@@ -78,6 +80,10 @@ def check_engine(device: torch.device, *, quick: bool) -> Checked:
             failures.append(
                 f"{dtype}: resumed at step {step}, a picture is {apart:.0f} levels from the uninterrupted one"
             )
+    held = _aborted.measure(engine_mixed.Place(str(device)), 2 * _aborted.TOGETHER if quick else 1000)
+    figures["bytes_held_after_aborts"] = float(held.after_bytes - held.before_bytes)
+    if held.after_bytes > held.before_bytes:
+        failures.append(f"aborted generations left {held.after_bytes - held.before_bytes} bytes on the device")
     count = engine_mixed.QUICK if quick else 120
     mixed, tables = engine_mixed.compare(
         saturated_count=count,
