@@ -133,6 +133,19 @@ async def test_the_same_picture_of_the_same_generation_is_stored_once(world: wor
     assert await world.read(first.media_id) == picture
 
 
+async def test_bytes_that_were_changed_in_the_bucket_are_not_read(world: worlds.World, tmp_path: Path) -> None:
+    token = world.capability(GENERATION)
+    data = (2).to_bytes(8, "little") + b"{}" + bytes(9)  # a safetensors file, as checkpoints are
+    async with rpc.channel(world.addresses["media_store_address"]) as channel:
+        media = peers.Media(channel)
+        media_id = await media.keep(data, token, retention_s=3600.0)
+        assert await media.read(media_id, token) == data
+        [file] = [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()]
+        file.write_bytes(data[:-1] + b"x")
+        with pytest.raises(errors.Internal):
+            await media.read(media_id, token)
+
+
 async def test_a_store_that_is_away_is_waited_for_but_not_for_ever(
     world: worlds.World, free_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

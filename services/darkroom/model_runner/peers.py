@@ -95,19 +95,26 @@ class Media:
 
     @_patient
     async def read(self, media_id: str, capability: str, *, bytes_max: int | None = None) -> bytes:
-        """A piece's bytes; NotFound if it is gone, or another tenant's, InvalidArgument if it is longer than that."""
+        """A piece's bytes; NotFound if it is gone, or another tenant's, InvalidArgument if it is longer than that.
+
+        They have the digest under which the store's database has them: whoever writes to the bucket alone changes none.
+        """
         request = media_service_pb2.ReadMediaRequest(media_id=media_id)
         answers = self._stub.ReadMedia(request, metadata=_bearer(capability))
-        chunks = []
+        chunks, sha256 = [], ""
         try:
             with _translated():
                 async for answer in answers:
                     if bytes_max is not None and answer.media.size_bytes > bytes_max:  # told first
                         raise errors.InvalidArgument.of("media_id", f"must name at most {bytes_max} bytes")
+                    sha256 = sha256 or answer.media.sha256
                     chunks.append(answer.chunk)
         finally:
             answers.cancel()
-        return b"".join(chunks)
+        data = b"".join(chunks)
+        if (await asyncio.to_thread(hashlib.sha256, data)).hexdigest() != sha256:
+            raise errors.Internal("media_store sent other bytes than it announced")
+        return data
 
 
 class AdapterFile(NamedTuple):
