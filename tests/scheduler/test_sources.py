@@ -1,6 +1,7 @@
 """Every way of naming a picture, against models that take none, may take one, or need one."""
 
 import dataclasses
+import struct
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from darkroom import ids, validation
 from darkroom.api.types.v1.inputs_pb2 import AudioInput, ImageInput, VideoInput
 from darkroom.api.types.v1.media_pb2 import MediaRef
 from darkroom.scheduler import sources
+from tests.media_store.conftest import image
 from tests.scheduler import media_entries
 
 STORED = MediaRef(media_id=ids.new("med"))
@@ -26,8 +28,16 @@ def bad(wanted: Any, family: str = "pipeline", **taken: Any) -> list[str]:
     return []
 
 
-PNG, JPEG, WEBP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\n\0\0\0WEBP"
-REFS = [STORED, *(MediaRef(inline=data) for data in (PNG, JPEG, WEBP, PNG.ljust(sources.INLINE_BYTES_MAX)))]
+PNG, JPEG, WEBP = map(image, ("PNG", "JPEG", "WEBP"))
+
+
+def padded(size_bytes: int) -> bytes:
+    """A PNG with a chunk that nobody knows."""
+    length = size_bytes - len(PNG) - 12
+    return PNG[:33] + struct.pack(">I", length) + b"teXt" + bytes(length + 4) + PNG[33:]
+
+
+REFS = [STORED, *(MediaRef(inline=data) for data in (PNG, JPEG, WEBP, padded(sources.INLINE_BYTES_MAX)))]
 
 
 @pytest.mark.parametrize("ref", REFS)
@@ -42,7 +52,14 @@ def test_a_picture_may_be_stored_or_inline(ref: MediaRef) -> None:
         (MediaRef(), "video.source_image"),
         (MediaRef(media_id="med_../x"), "video.source_image.media_id"),
         (MediaRef(inline=b""), "video.source_image.inline"),
-        (MediaRef(inline=PNG.ljust(sources.INLINE_BYTES_MAX + 1)), "video.source_image.inline"),
+        (MediaRef(inline=padded(sources.INLINE_BYTES_MAX + 1)), "video.source_image.inline"),
+        (MediaRef(inline=PNG[:-1]), "video.source_image.inline"),
+        (MediaRef(inline=PNG[:-30] + PNG[-12:]), "video.source_image.inline"),
+        (MediaRef(inline=PNG + b" "), "video.source_image.inline"),
+        (MediaRef(inline=JPEG[:-2]), "video.source_image.inline"),
+        (MediaRef(inline=WEBP[:-2]), "video.source_image.inline"),
+        (MediaRef(inline=PNG[:16] + struct.pack(">II", 16385, 1) + PNG[24:]), "video.source_image.inline"),
+        (MediaRef(inline=PNG[:16] + struct.pack(">II", 8193, 8192) + PNG[24:]), "video.source_image.inline"),
         (MediaRef(inline=b"<svg xmlns='http://www.w3.org/2000/svg'/>"), "video.source_image.inline"),
         (MediaRef(inline=b"GIF89a"), "video.source_image.inline"),
         (MediaRef(inline=b" " + PNG), "video.source_image.inline"),

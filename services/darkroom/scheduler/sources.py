@@ -3,10 +3,10 @@
 An input comes in; violations that name the field go out, and the media that it names. Part of `admit`; `create` asks media_store for those.
 """
 
-import re
+import io
 from collections.abc import Mapping
 
-from darkroom import catalog, validation
+from darkroom import catalog, image_files, validation
 from darkroom.api.types.v1 import inputs_pb2, media_pb2
 from darkroom.scheduler import asked
 
@@ -16,7 +16,7 @@ _STRENGTH_MIN, _STRENGTH_MAX = 0.001, 1.0  # nothing left of the steps would lea
 STRENGTHS: Mapping[str, tuple[float, float]] = {"stable_diffusion": (0.8, 1.0), "sdxl": (0.3, 0.9999)}
 """Of the families in which a picture leaves whole steps alone: when none is given, without and with a mask; as the family has it."""
 
-_PICTURE = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF.{4}WEBP", re.DOTALL)  # how those begin that runners read
+_SIDE_MAX, _PIXELS_MAX = 16 << 10, 64 << 20  # what runners decode
 
 
 def check(found: validation.Violations, wanted: asked.Media, entry: catalog.ModelEntry) -> None:
@@ -78,11 +78,17 @@ def _check_ref(found: validation.Violations, field: str, ref: media_pb2.MediaRef
         case "media_id":
             found.identifier(f"{field}.media_id", ref.media_id, "med")
         case "inline":
-            good = len(ref.inline) <= INLINE_BYTES_MAX and _PICTURE.match(ref.inline)
-            found.check(
-                bool(good), f"{field}.inline", f"must be a PNG, JPEG or WEBP file of {INLINE_BYTES_MAX} bytes at most"
-            )
+            _check_inline(found, f"{field}.inline", ref.inline)
         case "url":
             found.add(f"{field}.url", "is not supported by this version: put the picture into media_store")
         case None:
             found.add(field, "must name its media")
+
+
+def _check_inline(found: validation.Violations, field: str, data: bytes) -> None:
+    """Check what media_store checks of an uploaded one: a picture that is whole and not too large."""
+    size = image_files.size(io.BytesIO(data), size_bytes=len(data)) if len(data) <= INLINE_BYTES_MAX else None
+    if size is None:
+        found.add(field, f"must be a whole PNG, JPEG or WEBP file of {INLINE_BYTES_MAX} bytes at most")
+    elif not size.is_within(side_max=_SIDE_MAX, pixels_max=_PIXELS_MAX):
+        found.add(field, f"must be at most {_SIDE_MAX} pixels wide and high, and {_PIXELS_MAX} pixels in all")
