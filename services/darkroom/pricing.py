@@ -19,6 +19,7 @@ class Rates:
     nanos_per_image: int = 0
     nanos_per_megapixel: int = 0
     nanos_per_gpu_second: int = 0
+    nanos_per_media_second: int = 0
     minimum_nanos: int = 0
 
     def __post_init__(self) -> None:
@@ -47,7 +48,7 @@ class Quantities:
 
 
 class PriceLine(NamedTuple):
-    """One line of a price; `meter` is its unit: "image", "megapixel", "gpu_second" or "minimum"."""
+    """One line of a price; `meter` is its unit: "image", "megapixel", "gpu_second", "media_second" or "minimum"."""
 
     meter: str
     quantity: decimal.Decimal
@@ -61,6 +62,7 @@ def lines(rates: Rates, quantities: Quantities) -> list[PriceLine]:
         _line("image", quantities.images, 1, rates.nanos_per_image),
         _line("megapixel", quantities.pixels, 1_000_000, rates.nanos_per_megapixel),
         _line("gpu_second", quantities.gpu_time_us, 1_000_000, rates.nanos_per_gpu_second),
+        _line("media_second", quantities.media_duration_us, 1_000_000, rates.nanos_per_media_second),
     ]
     priced = [line for line in candidates if line.quantity and line.unit_price_nanos]
     missing = rates.minimum_nanos - total(priced)

@@ -41,6 +41,14 @@ def test_the_price_is_computed_by_hand() -> None:
     ]
 
 
+def test_seconds_of_media_are_assessed_too() -> None:
+    version = dataclasses.replace(VERSION, rates=pricing.Rates(nanos_per_media_second=1_000))
+    sound = pricing.Quantities(media_duration_us=2_500_000, gpu_time_us=9)
+    assessment = price.assess(outcome(2_500, usage=sound), version)
+    assert [(line.meter, line.amount_nanos) for line in assessment.lines] == [("media_second", 2_500)]
+    assert price.assess(outcome(2_499, usage=sound), version).refusal == "AMOUNT_MISMATCH"
+
+
 @pytest.mark.parametrize("gpu_time_us", [500_000, 499_999])
 def test_each_line_is_rounded_half_up(gpu_time_us: int) -> None:
     lines = price.capped(RATES, pricing.Quantities(gpu_time_us=gpu_time_us), most_nanos=100)
@@ -80,6 +88,7 @@ def test_what_is_refused(told: domain.Outcome, version: domain.PriceVersion | No
         nanos_per_image=st.integers(0, domain.RATE_NANOS_MAX),
         nanos_per_megapixel=st.integers(0, domain.RATE_NANOS_MAX),
         nanos_per_gpu_second=st.integers(0, domain.RATE_NANOS_MAX),
+        nanos_per_media_second=st.integers(0, domain.RATE_NANOS_MAX),
         minimum_nanos=st.integers(0, domain.RATE_NANOS_MAX),
     ),
     used=st.builds(
@@ -87,6 +96,7 @@ def test_what_is_refused(told: domain.Outcome, version: domain.PriceVersion | No
         gpu_time_us=st.integers(0, domain.USAGE_MAX),
         images=st.integers(0, domain.IMAGES_MAX),
         pixels=st.integers(0, domain.USAGE_MAX),
+        media_duration_us=st.integers(0, domain.USAGE_MAX),
     ),
     most=st.integers(0, domain.AMOUNT_NANOS_MAX),
 )

@@ -5,6 +5,7 @@ carry an idempotency key, so repeating must neither lose nor double anything. `a
 """
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple, TypeVar
@@ -126,8 +127,7 @@ async def posted(darkroom: client.AsyncClient, generation_id: str) -> billing_pb
 
 def rates(price: object) -> pricing.Rates:
     """A price message as the rates that the pricing function takes."""
-    names = ("currency", "nanos_per_image", "nanos_per_megapixel", "nanos_per_gpu_second", "minimum_nanos")
-    return pricing.Rates(**{name: getattr(price, name) for name in names})
+    return pricing.Rates(**{field.name: getattr(price, field.name) for field in dataclasses.fields(pricing.Rates)})
 
 
 def check_charge(generation: generation_pb.Generation, charge: billing_pb.Charge, rates: pricing.Rates) -> None:

@@ -52,7 +52,7 @@ def entry(folder: Path, name: str, *, weights: str, kind: str, family: str, **ch
         "memory_bytes": 10_000_000,
         "defaults": {"steps": 3, "guidance_scale": 3.0, **own["defaults"]},
         "limits": {**numbers, "prompt_bytes_max": 2000, "adapters_max": 0, **own["limits"]},
-        "price": {"currency": "USD", "nanos_per_megapixel": 1_000_000, "nanos_per_gpu_second": 1_000_000},
+        "price": {"currency": "USD", "nanos_per_media_second": 8_000_000, "nanos_per_gpu_second": 1_000_000},
         "step_cost_us_guess": 100_000,
         "load_s_guess": 5.0,
     }
@@ -100,6 +100,14 @@ async def bill(darkroom: client.AsyncClient, generation_id: str) -> billing_pb.C
     return charge
 
 
+async def seconds_of_media(darkroom: client.AsyncClient, made: generation_pb.Generation) -> tuple[str, int]:
+    """What its seconds cost, on a bill that adds up to the price of what it used."""
+    charge, model = await bill(darkroom, made.generation_id), await darkroom.model(made.model)
+    load.check_charge(made, charge, load.rates(model.price))
+    [line] = [line for line in charge.lines if line.meter == "media_second"]
+    return line.quantity, line.amount_nanos
+
+
 async def test_each_kind_from_request_to_file_and_bill(darkroom: client.AsyncClient, tmp_path: Path) -> None:
     picture = {"inline": tiny_media.picture()}
     asked = {"prompt": "a red circle moves right", "num_frames": 9, "height": 48}
@@ -112,7 +120,7 @@ async def test_each_kind_from_request_to_file_and_bill(darkroom: client.AsyncCli
         assert made.video.frames_per_second == 8
         with av.open(io.BytesIO(file)) as container:
             assert [frame.width for frame in container.decode(video=0)] == [32] * 9
-        assert 0 < (await bill(darkroom, made.generation_id)).amount.nanos <= made.estimate.nanos
+        assert await seconds_of_media(darkroom, made) == ("1.125", 9_000_000)
 
 
 async def test_a_sound(darkroom: client.AsyncClient, tmp_path: Path) -> None:
@@ -120,6 +128,7 @@ async def test_a_sound(darkroom: client.AsyncClient, tmp_path: Path) -> None:
     [artifact] = made.artifacts
     assert (artifact.media_type, artifact.duration_us, artifact.seed) == ("audio/flac", 20_000, 5)
     assert (made.usage.media_duration_us, made.usage.pixels) == (20_000, 0)
+    assert await seconds_of_media(darkroom, made) == ("0.02", 160_000)
     with av.open(io.BytesIO(file)) as container:
         frames = list(container.decode(audio=0))
     assert (sum(frame.samples for frame in frames), frames[0].sample_rate) == (160, 8000)

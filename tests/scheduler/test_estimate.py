@@ -77,6 +77,14 @@ def test_a_sound_costs_its_time() -> None:
     assert cost.nanos == 100_000
 
 
+def test_the_seconds_that_it_plays_are_priced() -> None:
+    rates = pricing.Rates(nanos_per_media_second=1_000_000)
+    video = inputs_pb2.VideoInput(width=64, height=64, num_frames=18, frames_per_second=8, steps=10)
+    sound = inputs_pb2.AudioInput(duration_us=5_000_000, steps=10)
+    for wanted, entry, nanos in ((video, media_entries.video(), 2_250_000), (sound, media_entries.audio(), 5_000_000)):
+        assert estimate.estimate(wanted, entry, measured({}), rates=rates, safety_factor=2.0).nanos == nanos
+
+
 def image(width: int, height: int, *, guided: bool = False, **fields: Any) -> inputs_pb2.ImageInput:
     return inputs_pb2.ImageInput(width=width, height=height, guidance_scale=3.0 if guided else 1.0, **fields)
 

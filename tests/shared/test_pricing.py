@@ -1,5 +1,6 @@
 """Prices are exact integers, rounded half up line by line, never below the minimum."""
 
+import dataclasses
 from decimal import Decimal
 from fractions import Fraction
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as some
 from darkroom import pricing
 
 amounts = some.integers(0, 10**12)
+RATES = [field.name for field in dataclasses.fields(pricing.Rates) if field.name != "currency"]
 
 
 def test_a_price_by_hand():
@@ -21,6 +23,13 @@ def test_a_price_by_hand():
         ("gpu_second", Decimal("1.5"), 500_000_000, 750_000_000),
     ]
     assert pricing.total(lines) == 750_016_584
+
+
+def test_a_video_by_the_seconds_that_it_plays():
+    rates = pricing.Rates(nanos_per_gpu_second=3, nanos_per_media_second=100_000_000)
+    lines = pricing.lines(rates, pricing.Quantities(media_duration_us=5_062_500, gpu_time_us=2_000_000))
+    assert lines == [("gpu_second", Decimal(2), 3, 6), ("media_second", Decimal("5.0625"), 100_000_000, 506_250_000)]
+    assert pricing.total(lines) == 506_250_006
 
 
 @pytest.mark.parametrize(("gpu_time_us", "amount"), [(499_999, 0), (500_000, 1), (1_499_999, 1), (1_500_000, 2)])
@@ -39,16 +48,18 @@ def test_nothing_used_costs_nothing_but_the_minimum():
     assert pricing.lines(pricing.Rates(nanos_per_image=5), pricing.Quantities()) == []
 
 
-@given(amounts, amounts, amounts, amounts, amounts, amounts, amounts)
-def test_the_sum_is_within_half_a_nano_a_line_of_the_exact_price(images, pixels, us, per_image, per_mp, per_s, minimum):
-    rates = pricing.Rates(
-        nanos_per_image=per_image, nanos_per_megapixel=per_mp, nanos_per_gpu_second=per_s, minimum_nanos=minimum
-    )
-    lines = pricing.lines(rates, pricing.Quantities(images=images, pixels=pixels, gpu_time_us=us))
-    exact = images * per_image + Fraction(pixels * per_mp + us * per_s, 10**6)
-    assert pricing.total(lines) >= minimum
-    if pricing.total(lines) > minimum:
-        assert abs(pricing.total(lines) - exact) <= 1
+@given(
+    some.builds(pricing.Rates, currency=some.just("USD"), **dict.fromkeys(RATES, amounts)),
+    some.builds(pricing.Quantities, images=amounts, pixels=amounts, gpu_time_us=amounts, media_duration_us=amounts),
+)
+def test_the_sum_is_within_half_a_nano_a_line_of_the_exact_price(rates, used):
+    lines = pricing.lines(rates, used)
+    millionths = used.pixels * rates.nanos_per_megapixel + used.gpu_time_us * rates.nanos_per_gpu_second
+    millionths += used.media_duration_us * rates.nanos_per_media_second
+    exact = used.images * rates.nanos_per_image + Fraction(millionths, 10**6)
+    assert pricing.total(lines) >= rates.minimum_nanos
+    if pricing.total(lines) > rates.minimum_nanos:
+        assert abs(pricing.total(lines) - exact) <= Fraction(3, 2)
     for line in lines:
         assert abs(Fraction(line.quantity) * line.unit_price_nanos - line.amount_nanos) <= Fraction(1, 2)
 

@@ -23,7 +23,12 @@ from darkroom.api.types.v1 import media_pb2, money_pb2
 
 PICTURE_COLUMNS = 48  # two pixels a character cell, one above the other: 48 x 24 cells
 PIPE_COLUMNS = 10_000  # nothing is wrapped for a program that reads
-UNITS = {"cap": "above the estimate, not charged", "minimum": "up to the minimum", "gpu_second": "GPU-second"}
+UNITS = {
+    "cap": "above the estimate, not charged",
+    "minimum": "up to the minimum",
+    "gpu_second": "GPU-second",
+    "media_second": "second of media",
+}
 
 out = console.Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_COLUMNS)
 err = console.Console(stderr=True, highlight=False, soft_wrap=True)

@@ -52,6 +52,7 @@ async def test_bad_requests_name_their_fields(meter: Meter) -> None:
         (set_price(price(currency="usd")), {"price.currency"}),
         (set_price(price(nanos_per_image=-1)), {"price.nanos_per_image"}),
         (set_price(price(nanos_per_megapixel=domain.RATE_NANOS_MAX + 1)), {"price.nanos_per_megapixel"}),
+        (set_price(price(nanos_per_media_second=-1)), {"price.nanos_per_media_second"}),
         (set_price(price(nanos_per_gpu_second=2**63 - 1)), {"price.nanos_per_gpu_second"}),
         (set_price(price(minimum_nanos=-5)), {"price.minimum_nanos"}),
         (

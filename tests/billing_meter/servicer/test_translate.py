@@ -73,12 +73,17 @@ def test_instants_that_are_none_stay_unset() -> None:
 
 def test_a_price_version_has_every_rate() -> None:
     rates = pricing.Rates(
-        currency="EUR", nanos_per_image=1, nanos_per_megapixel=2, nanos_per_gpu_second=3, minimum_nanos=4
+        currency="EUR",
+        nanos_per_image=1,
+        nanos_per_megapixel=2,
+        nanos_per_gpu_second=3,
+        minimum_nanos=4,
+        nanos_per_media_second=5,
     )
     version = translate.price_version(
         domain.PriceVersion(price_version_id="pri_1", model="m", rates=rates, effective_from=NOW)
     )
-    assert (version.nanos_per_image, version.nanos_per_megapixel) == (1, 2)
+    assert (version.nanos_per_image, version.nanos_per_megapixel, version.nanos_per_media_second) == (1, 2, 5)
     assert (version.nanos_per_gpu_second, version.minimum_nanos, version.currency) == (3, 4, "EUR")
 
 

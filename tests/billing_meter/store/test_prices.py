@@ -10,7 +10,9 @@ from darkroom.billing_meter.store import prices
 from tests.billing_meter.harness import MODEL, RATES, Meter
 
 MICROSECOND = datetime.timedelta(microseconds=1)
-DEARER = pricing.Rates(nanos_per_image=200_000, minimum_nanos=5)
+DEARER = pricing.Rates(
+    nanos_per_image=1, nanos_per_megapixel=2, nanos_per_gpu_second=3, nanos_per_media_second=4, minimum_nanos=5
+)
 LATER = datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC)
 
 
@@ -41,6 +43,12 @@ async def test_a_version_in_between_ends_where_the_next_begins(meter: Meter) -> 
 async def test_a_price_set_for_now_is_in_force_at_once(meter: Meter) -> None:
     version = await set_price(meter, at=None)
     assert await prices.in_force(meter.database) == [version]
+
+
+async def test_every_rate_is_kept(meter: Meter) -> None:
+    version = await set_price(meter, at=None)
+    assert version.rates == DEARER
+    assert await prices.by_ids(meter.database, [version.price_version_id]) == {version.price_version_id: version}
 
 
 async def test_nothing_was_in_force_before_the_first_version(meter: Meter) -> None:

@@ -16,7 +16,9 @@ async def meter(idle_room: Room) -> billing.Billing:
 
 async def set_price(room: Room, nanos_per_image: int) -> None:
     stub = billing_service_pb2_grpc.BillingServiceStub(room.channel(room.billing_address, lambda: room.operator_key))
-    price = billing_service_pb2.PriceVersion(model=MODEL, currency="USD", nanos_per_image=nanos_per_image)
+    price = billing_service_pb2.PriceVersion(
+        model=MODEL, currency="USD", nanos_per_image=nanos_per_image, nanos_per_media_second=3
+    )
     await stub.SetPrice(billing_service_pb2.SetPriceRequest(price=price, idempotency_key=ids.new("req")))
 
 
@@ -27,7 +29,7 @@ async def test_prices_are_asked_for_again_when_they_are_old(idle_room: Room, met
     await set_price(idle_room, 7)
     assert await cached.of(MODEL) == before
     after = await fresh.of(MODEL)
-    assert after.rates.nanos_per_image == 7
+    assert (after.rates.nanos_per_image, after.rates.nanos_per_media_second) == (7, 3)
     assert after.price_version_id != before.price_version_id
 
 

@@ -3,6 +3,7 @@
 The tenant is always the caller's own, so another tenant's generation is not found, exactly as a missing one.
 """
 
+import dataclasses
 import datetime
 
 from darkroom import postgres, pricing, rpc, validation
@@ -13,7 +14,7 @@ from darkroom.billing_meter.servicer import Context, check, translate
 from darkroom.billing_meter.store import charges, invariants, prices, tenants, usage
 
 _GROUPS = (pb.USAGE_GROUP_MODEL, pb.USAGE_GROUP_DAY)
-_RATES = ("nanos_per_image", "nanos_per_megapixel", "nanos_per_gpu_second", "minimum_nanos")
+_RATES = tuple(field.name for field in dataclasses.fields(pricing.Rates) if field.name != "currency")
 
 
 class BillingServicer(billing_service_pb2_grpc.BillingServiceServicer):

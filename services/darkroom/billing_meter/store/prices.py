@@ -4,6 +4,7 @@ The catalogue's prices come in at the start, operators' later; the version in fo
 where the model's next one begins.
 """
 
+import dataclasses
 import datetime
 from collections.abc import Iterable, Mapping
 
@@ -11,7 +12,7 @@ from darkroom import errors, ids, postgres, pricing
 from darkroom.billing_meter import domain
 from darkroom.billing_meter.store import idempotency
 
-_RATES = "currency, nanos_per_image, nanos_per_megapixel, nanos_per_gpu_second, minimum_nanos"
+_RATES = ", ".join(field.name for field in dataclasses.fields(pricing.Rates))
 _COLUMNS = f"price_version_id, model, {_RATES}, effective_from"
 _IN_FORCE = f"""
 SELECT DISTINCT ON (model) {_COLUMNS} FROM price_version
@@ -20,7 +21,7 @@ WHERE effective_from <= coalesce($1, now()) ORDER BY model, effective_from DESC
 _BY_IDS = f"SELECT {_COLUMNS} FROM price_version WHERE price_version_id = ANY($1)"
 _EXISTS = "SELECT EXISTS (SELECT FROM price_version WHERE model = $1)"
 _INSERT = f"""
-INSERT INTO price_version ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, coalesce($8, now()))
+INSERT INTO price_version ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, coalesce($9, now()))
 ON CONFLICT (model, effective_from) DO NOTHING RETURNING {_COLUMNS}
 """
 
@@ -89,10 +90,7 @@ async def _insert(
 
 
 def _values(version_id: str, model: str, rates: pricing.Rates) -> tuple[object, ...]:
-    return (
-        *(version_id, model, rates.currency, rates.nanos_per_image, rates.nanos_per_megapixel),
-        *(rates.nanos_per_gpu_second, rates.minimum_nanos),
-    )
+    return version_id, model, *dataclasses.astuple(rates)
 
 
 def _version(row: postgres.Row) -> domain.PriceVersion:

@@ -37,6 +37,7 @@ class Billing:
                     nanos_per_image=version.nanos_per_image,
                     nanos_per_megapixel=version.nanos_per_megapixel,
                     nanos_per_gpu_second=version.nanos_per_gpu_second,
+                    nanos_per_media_second=version.nanos_per_media_second,
                     minimum_nanos=version.minimum_nanos,
                 ),
             )

@@ -96,6 +96,7 @@ def model(entry: catalog.ModelEntry, *, runners: int) -> model_service_pb2.Model
             nanos_per_image=price.nanos_per_image,
             nanos_per_megapixel=price.nanos_per_megapixel,
             nanos_per_gpu_second=price.nanos_per_gpu_second,
+            nanos_per_media_second=price.nanos_per_media_second,
             minimum_nanos=price.minimum_nanos,
         ),
         runners=runners,

@@ -384,6 +384,7 @@ class PriceVersion(_message.Message):
     NANOS_PER_GPU_SECOND_FIELD_NUMBER: _builtins.int
     MINIMUM_NANOS_FIELD_NUMBER: _builtins.int
     EFFECTIVE_FROM_FIELD_NUMBER: _builtins.int
+    NANOS_PER_MEDIA_SECOND_FIELD_NUMBER: _builtins.int
     price_version_id: _builtins.str
     """Id of the version."""
     model: _builtins.str
@@ -398,6 +399,8 @@ class PriceVersion(_message.Message):
     """Nano-units for one second of an accelerator."""
     minimum_nanos: _builtins.int
     """The least a successful generation costs, in nano-units."""
+    nanos_per_media_second: _builtins.int
+    """Nano-units for one second that a video or a sound plays."""
     @_builtins.property
     def effective_from(self) -> _timestamp_pb2.Timestamp:
         """In force from this instant on, until the next version's."""
@@ -413,10 +416,11 @@ class PriceVersion(_message.Message):
         nanos_per_gpu_second: _builtins.int = ...,
         minimum_nanos: _builtins.int = ...,
         effective_from: _timestamp_pb2.Timestamp | None = ...,
+        nanos_per_media_second: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["effective_from", b"effective_from"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency", b"currency", "effective_from", b"effective_from", "minimum_nanos", b"minimum_nanos", "model", b"model", "nanos_per_gpu_second", b"nanos_per_gpu_second", "nanos_per_image", b"nanos_per_image", "nanos_per_megapixel", b"nanos_per_megapixel", "price_version_id", b"price_version_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency", b"currency", "effective_from", b"effective_from", "minimum_nanos", b"minimum_nanos", "model", b"model", "nanos_per_gpu_second", b"nanos_per_gpu_second", "nanos_per_image", b"nanos_per_image", "nanos_per_media_second", b"nanos_per_media_second", "nanos_per_megapixel", b"nanos_per_megapixel", "price_version_id", b"price_version_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

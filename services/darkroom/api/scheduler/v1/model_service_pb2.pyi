@@ -90,6 +90,7 @@ class ModelPrice(_message.Message):
     NANOS_PER_MEGAPIXEL_FIELD_NUMBER: _builtins.int
     NANOS_PER_GPU_SECOND_FIELD_NUMBER: _builtins.int
     MINIMUM_NANOS_FIELD_NUMBER: _builtins.int
+    NANOS_PER_MEDIA_SECOND_FIELD_NUMBER: _builtins.int
     currency: _builtins.str
     """ISO 4217 code."""
     nanos_per_image: _builtins.int
@@ -100,6 +101,8 @@ class ModelPrice(_message.Message):
     """Nano-units for one second of an accelerator."""
     minimum_nanos: _builtins.int
     """The least a successful generation costs, in nano-units."""
+    nanos_per_media_second: _builtins.int
+    """Nano-units for one second that a video or a sound plays."""
     def __init__(
         self,
         *,
@@ -108,10 +111,11 @@ class ModelPrice(_message.Message):
         nanos_per_megapixel: _builtins.int = ...,
         nanos_per_gpu_second: _builtins.int = ...,
         minimum_nanos: _builtins.int = ...,
+        nanos_per_media_second: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency", b"currency", "minimum_nanos", b"minimum_nanos", "nanos_per_gpu_second", b"nanos_per_gpu_second", "nanos_per_image", b"nanos_per_image", "nanos_per_megapixel", b"nanos_per_megapixel"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency", b"currency", "minimum_nanos", b"minimum_nanos", "nanos_per_gpu_second", b"nanos_per_gpu_second", "nanos_per_image", b"nanos_per_image", "nanos_per_media_second", b"nanos_per_media_second", "nanos_per_megapixel", b"nanos_per_megapixel"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -99,7 +99,9 @@ class PriceLine(_message.Message):
     UNIT_PRICE_NANOS_FIELD_NUMBER: _builtins.int
     AMOUNT_NANOS_FIELD_NUMBER: _builtins.int
     meter: _builtins.str
-    """What is counted: "image", "megapixel", "gpu_second" or "minimum"; "cap" takes off what is above the accepted estimate."""
+    """What is counted: "image", "megapixel", "gpu_second", "media_second" (how long videos and sounds play) or "minimum";
+    "cap" takes off what is above the accepted estimate.
+    """
     quantity: _builtins.str
     """How much of it, a decimal string with at most 9 fractional digits (NUMERIC(38,9))."""
     unit_price_nanos: _builtins.int
