@@ -8,6 +8,7 @@ from darkroom import errors, ids
 from darkroom.api.billing_meter.v1 import account_service_pb2, account_service_pb2_grpc
 from darkroom.api.scheduler.v1 import generation_pb2
 from darkroom.api.scheduler.v1 import generation_service_pb2 as pb
+from darkroom.api.types.v1.inputs_pb2 import ImageInput
 from tests.scheduler.conftest import Room, Tenant, eventually, fields_of, refusal, request
 
 QUEUED = generation_pb2.GENERATION_STATE_QUEUED
@@ -131,6 +132,22 @@ async def test_lists_are_paged_and_filtered(room: Room, tenant: Tenant) -> None:
         assert fields_of(refused) == ["page_token"]
     for field, value in (("page_size", -1), ("page_size", 201), ("state", 99), ("model", "../x")):
         assert fields_of(await refusal(page(**{field: value}))) == [field]
+
+
+async def test_a_page_is_no_longer_than_a_message_may_be(room: Room, tenant: Tenant) -> None:
+    made = [(await tenant.create()).generation_id for _ in range(5)]
+    long = request(image=ImageInput(prompt="circle " * 200_000)).SerializeToString()  # 1.4 MB
+    await room.database.execute("UPDATE generation SET input = $1", long)
+    found, token = [], ""
+    for count in (2, 2, 1):
+        asked = pb.ListGenerationsRequest(page_size=5, page_token=token)
+        page = await tenant.generations.ListGenerations(asked)
+        assert len(page.generations) == count
+        assert page.ByteSize() < 4 << 20
+        found += [each.generation_id for each in page.generations]
+        token = page.next_page_token
+    assert found == made[::-1]
+    assert token == ""
 
 
 async def test_a_cancel_ends_what_waits_and_is_told_to_what_runs(room: Room, tenant: Tenant) -> None:

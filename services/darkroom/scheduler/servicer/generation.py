@@ -1,6 +1,6 @@
 """GenerationService: the public door for media."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any, TypeAlias
 
 import grpc
@@ -14,6 +14,7 @@ from darkroom.scheduler.store import bell, events, explain, follow, generations
 
 PAGE_SIZE_MAX = 200
 PAGE_SIZE_DEFAULT = 50
+PAGE_BYTES_MAX = 3 << 20  # of a message of 4 MiB
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -74,8 +75,9 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         before_id = self._pages.read("page_token", request.page_token, scope)
         size = request.page_size or PAGE_SIZE_DEFAULT
         page = await self._store.page(filters, before_id=before_id, limit=size + 1)
-        more = self._pages.make(scope, position=page[size - 1].generation_id) if len(page) > size else ""
-        return pb.ListGenerationsResponse(generations=map(translate.generation, page[:size]), next_page_token=more)
+        told = _that_fit(map(translate.generation, page[:size]))
+        more = self._pages.make(scope, position=told[-1].generation_id) if len(page) > len(told) else ""
+        return pb.ListGenerationsResponse(generations=told, next_page_token=more)
 
     async def CancelGeneration(
         self, request: pb.CancelGenerationRequest, context: Context
@@ -123,3 +125,15 @@ def _check_id(generation_id: str) -> None:
     found = validation.Violations()
     found.identifier("generation_id", generation_id, "gen")
     found.raise_if_any()
+
+
+def _that_fit(told: Iterable[generation_pb2.Generation]) -> list[generation_pb2.Generation]:
+    """The first of them, as many as one message holds; one at least."""
+    fitting: list[generation_pb2.Generation] = []
+    size_bytes = 0
+    for each in told:
+        size_bytes += each.ByteSize()
+        if fitting and size_bytes > PAGE_BYTES_MAX:
+            break
+        fitting.append(each)
+    return fitting
