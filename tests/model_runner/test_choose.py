@@ -57,6 +57,11 @@ def test_memory_leaves_a_fifth_for_activations() -> None:
         choose.memory_bytes_max(0, device_bytes=0)
 
 
+def test_host_memory_is_for_models_of_an_accelerator() -> None:
+    assert choose.host_cache_bytes_max(7, "cuda:0") == 7
+    assert choose.host_cache_bytes_max(7, "cpu") == 0
+
+
 def test_models_are_those_whose_family_and_files_are_here(tmp_path: Path, specs: dict[str, ModelSpec]) -> None:
     worlds.write_catalogue(tmp_path, specs["true_cfg"], name="a")
     worlds.write_catalogue(tmp_path, specs["true_cfg"], name="b")

@@ -17,6 +17,7 @@ def test_the_engines_numbers_are_read_when_they_are_exported() -> None:
         slowdown=1.0,
         texts_remembered=4,
         texts_encoded=2,
+        host_cache_bytes=64,
     )
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader])
@@ -31,6 +32,7 @@ def test_the_engines_numbers_are_read_when_they_are_exported() -> None:
     }
     provider.shutdown()
     assert told == {
+        ("darkroom.model_runner.host_cache",): 64,
         ("darkroom.model_runner.busy", "generations"): 70,
         ("darkroom.model_runner.busy", "platform"): 30,
         ("darkroom.model_runner.embeddings", "hit"): 4,

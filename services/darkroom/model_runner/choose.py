@@ -54,6 +54,11 @@ def memory_bytes_max(stated: int, *, device_bytes: int) -> int:
     return stated or device_bytes * 4 // 5
 
 
+def host_cache_bytes_max(stated: int, computing: str) -> int:
+    """Host memory for models that have left the device; none for the CPU, whose models are in host memory as it is."""
+    return 0 if computing == "cpu" else stated
+
+
 def models(config: Config, *, families: Collection[str]) -> dict[str, catalog.ModelEntry]:
     """The catalogue's entries that this runner may load, by name."""
     folder = Path(config.catalog_dir) if config.catalog_dir else Path(__file__).parents[1] / "models"

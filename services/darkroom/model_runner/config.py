@@ -57,6 +57,9 @@ class Config(settings.Room):
         2, doc="threads that read pictures, make files and read weights", low=1, high=256
     )
     memory_bytes_max: int = settings.field(0, doc="for resident models; 0 means 0.8 of the device's memory", low=0)
+    host_cache_bytes_max: int = settings.field(
+        0, doc="pinned host memory for models that have left the accelerator; 0: none", low=0
+    )
     adapters_resident_max: int = settings.field(32, doc="LoRAs kept on the device for each model", low=1, high=65_536)
 
     checkpoint_interval_s: float = settings.field(

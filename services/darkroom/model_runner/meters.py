@@ -12,7 +12,7 @@ from darkroom.model_runner.engine import job as engine_job
 
 
 def observe(meter: metrics.Meter, look: Callable[[], engine_job.Snapshot]) -> None:
-    """Have the meter read the engine's busy time and what its embedding cache saved."""
+    """Have the meter read the engine's busy time, what its embedding cache saved, and what its host cache holds."""
 
     def busy(_options: metrics.CallbackOptions) -> Iterator[metrics.Observation]:
         seen = look()
@@ -24,6 +24,12 @@ def observe(meter: metrics.Meter, look: Callable[[], engine_job.Snapshot]) -> No
         yield metrics.Observation(seen.texts_remembered, {"result": "hit"})
         yield metrics.Observation(seen.texts_encoded, {"result": "miss"})
 
+    def kept(_options: metrics.CallbackOptions) -> Iterator[metrics.Observation]:
+        yield metrics.Observation(look().host_cache_bytes)
+
+    meter.create_observable_gauge(
+        "darkroom.model_runner.host_cache", [kept], unit="By", description="host memory of models off the accelerator"
+    )
     meter.create_observable_counter(
         "darkroom.model_runner.busy", [busy], unit="us", description="time the engine has worked, by who bears it"
     )

@@ -135,6 +135,7 @@ def _starter(
         embeddings_bytes_max=config.embeddings_bytes_max,
         encode_threads=config.encode_threads,
         memory_bytes_max=choose.memory_bytes_max(config.memory_bytes_max, device_bytes=identity.memory_bytes),
+        host_cache_bytes_max=choose.host_cache_bytes_max(config.host_cache_bytes_max, computing),
         adapters_resident_max=config.adapters_resident_max,
         checkpoint_interval_us=round(config.checkpoint_interval_s * 1e6),
     )

@@ -136,6 +136,9 @@ class Counting:
         width, height = states[0].batch_key.size
         return [(state.latents / 255).expand(3, height, width) for state in states]
 
+    def release(self) -> Sequence[object]:
+        return []
+
 
 def _state(job: Job, seed: int) -> State:
     return State(

@@ -4,23 +4,33 @@ from typing import Any
 
 import pytest
 
-from darkroom.model_runner.engine import errors, revision
+from darkroom.model_runner.engine import errors, host_cache, revision
 from darkroom.model_runner.engine.job import EngineConfig
 from darkroom.model_runner.engine.residency import Residency
 from tests.model_runner.engine import counting
 
 
+class Ticking(counting.Clock):
+    """A clock by which whatever looks at it takes a microsecond at least."""
+
+    tick_us = 0
+
+    def __call__(self) -> int:
+        self.now_us += self.tick_us
+        return self.now_us
+
+
 class House:
     """A residency of four models of one byte each, whose loads take as long as `slow` says."""
 
-    def __init__(self, path: Path, memory_bytes_max: int = 2, **changes: Any) -> None:
-        self.clock = counting.Clock()
+    def __init__(self, path: Path, memory_bytes_max: int = 2, host_blocks: int = 0, **changes: Any) -> None:
+        self.clock = Ticking()
         self.slow = {"a": 10, "b": 10, "c": 10, "d": 100}
         self.loads: list[str] = []
         self.error: Exception | None = None
         specs = [counting.spec(path, **({"name": name} | changes)) for name in self.slow]
         self.residency = Residency(
-            EngineConfig(memory_bytes_max=memory_bytes_max),
+            EngineConfig(memory_bytes_max=memory_bytes_max, host_cache_bytes_max=host_blocks * host_cache.BLOCK_BYTES),
             specs,
             {"counting": self.load},
             pool=counting.Inline(),
@@ -125,6 +135,47 @@ def test_short_memory_makes_idle_models_leave_and_is_tried_once_more(tmp_path: P
     house.use("c", in_use=frozenset({"b"}))
     assert house.loads == ["a", "b", "c", "c"]
     assert house.residency.models == ("b", "c")
+
+
+def test_what_left_returns_from_host_memory_and_that_is_measured(tmp_path: Path) -> None:
+    house = House(tmp_path, host_blocks=1)
+    house.clock.tick_us = 1
+    house.use("a")
+    family = house.residency.use("a")
+    house.use("b", "c")
+    assert not house.residency.has("a")
+    (tmp_path / "no_file.safetensors").mkdir()  # files that cannot be read any more are not asked for
+    house.use("a")
+    assert house.loads == ["a", "b", "c"]
+    assert house.residency.use("a") is family
+    assert 0 < house.residency.load_us["a"] < 10 < house.residency.load_us["b"]
+
+
+@pytest.mark.parametrize(("host_blocks", "staying"), [(0, "d"), (1, "a")])
+def test_what_would_return_from_host_memory_leaves_as_lightly_as_others(
+    tmp_path: Path, host_blocks: int, staying: str
+) -> None:
+    house = House(tmp_path, host_blocks=host_blocks)
+    house.clock.tick_us = 1
+    house.use("a", "b", "c", "a", "d", "a")
+    house.clock.work(30)
+    house.use("b")  # d was used earlier than a, and takes ten times as long to load from its files
+    assert house.residency.models == (staying, "b")
+
+
+def test_models_that_come_and_go_make_the_same_pictures(specs: Any, make_job: Any, record: Any) -> None:
+    names = ("true_cfg", "embedded")
+    recorder = record([specs[name] for name in names], memory_bytes_max=1_500_000, host_cache_bytes_max=1 << 30)
+    made: dict[str, list[bytes]] = {name: [] for name in names}
+    for turn in range(3):
+        for name in names:
+            recorder.submit(make_job(f"{name} {turn}", model=name, steps=2))
+            made[name] += [output.data for output in recorder.finished(f"{name} {turn}")[0].outputs]
+            snapshot = recorder.engine.snapshot()
+            assert snapshot.models == (name,)
+            assert snapshot.host_cache_bytes == (0 if (turn, name) == (0, "true_cfg") else host_cache.BLOCK_BYTES)
+    for _, once, again in made.values():  # at first from files, at whose odd addresses the CPU rounds otherwise
+        assert once == again
 
 
 def test_a_real_model_is_loaded_by_its_family(specs: Any) -> None:

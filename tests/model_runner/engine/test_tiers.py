@@ -10,7 +10,7 @@ from darkroom.model_runner.engine import quantize, tiers
 from darkroom.model_runner.engine.families import flux
 from darkroom.model_runner.engine.job import AdapterUse, Job
 from darkroom.model_runner.engine.state import State
-from tests.model_runner.engine.families import residents
+from tests.model_runner.engine.families import leaving, residents
 
 
 @pytest.fixture
@@ -58,6 +58,10 @@ def test_high_is_nearly_lossless_and_leaves_lossless_alone(model: flux.Flux, mak
     assert torch.equal(before[0].latents, after[0].latents)
     assert not torch.equal(before[0].latents, high[0].latents)
     assert psnr_db(*pictures(model, before), *pictures(model, high)) > tiers.HIGH_PSNR_DB_MIN
+
+
+def test_the_lighter_copy_goes_with_its_model_and_is_made_again(model: flux.Flux, make_job: Any) -> None:
+    leaving.and_returning(model, lambda: pictures(model, made(model, make_job("1", tier="HIGH"))))
 
 
 def test_drafts_of_several_lengths_and_adapters_are_each_as_alone(

@@ -65,6 +65,8 @@ class EngineConfig:
     """LoRAs kept on the device for each model; the longest unused goes first. At least 1."""
     embeddings_bytes_max: int = 256 << 20
     """Prompt embeddings kept on the device; 0 keeps none."""
+    host_cache_bytes_max: int = 0
+    """Host memory for models that have left the device, pinned on CUDA; 0 keeps none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,3 +295,5 @@ class Snapshot:
     fixed_costs: tuple[FixedCost, ...] = ()
     texts_encoded: int = 0
     """Texts whose embeddings were not."""
+    host_cache_bytes: int = 0
+    """Host memory that models take which have left the device."""

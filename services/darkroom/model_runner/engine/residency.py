@@ -3,7 +3,8 @@
 In: the name of a model that a generation needs. Out: its `Family`, loaded if it was not there, after its weights were
 found to be those of its catalogue entry (another thread reads them for that, so that the device goes on and the files are
 in memory when they are loaded). When another model needs the room, those leave first that nobody uses and whose return
-costs least: the time that they took to load, divided by the time since they were used. Next: `admission` loads.
+costs least: the time that it would take, divided by the time since they were used. What leaves is kept in host memory
+where there is room for it (`host_cache`), and returns from there. Next: `admission` loads.
 """
 
 import gc
@@ -13,19 +14,20 @@ from dataclasses import dataclass
 
 import torch
 
-from darkroom.model_runner.engine import embeddings, errors, revision
+from darkroom.model_runner.engine import embeddings, errors, host_cache, revision
 from darkroom.model_runner.engine.families import Family, Load
 from darkroom.model_runner.engine.job import EngineConfig, ModelSpec
 
 STAY_LOADS = 4
-"""A model that is in use stays for so many times its load time: so loading takes a fifth of the time at worst."""
+"""A model that is in use stays for so many times the time that it took to make room for it and to load it: so that takes a
+fifth of the time at worst."""
 
 
 @dataclass
 class _Resident:
     family: Family
-    load_us: int
-    loaded_us: int
+    stays_until_us: int
+    """While it is in use."""
     used_us: int
 
 
@@ -52,8 +54,13 @@ class Residency:
         """What the text encoders of all its models said."""
         self._digests: dict[str, Future[str]] = {}
         self._resident: dict[str, _Resident] = {}
+        self._host = host_cache.HostCache(
+            device=torch.device(config.device), bytes_max=config.host_cache_bytes_max, now_us=now_us
+        )
+        self._return_us_per_byte: float | None = None  # when last a model returned from host memory
+        self._read_us: dict[str, int] = {}  # how long each model took when it was last loaded from its files
         self.load_us: dict[str, int] = {}
-        """How long each model took to load when it was last loaded."""
+        """How long each model took to load when it was last loaded, from wherever it was."""
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -65,6 +72,11 @@ class Residency:
         """Digests of the LoRAs resident for any of them."""
         return tuple(digest for resident in self._resident.values() for digest in resident.family.bank.digests)
 
+    @property
+    def host_cache_bytes(self) -> int:
+        """Host memory that models take which have left the device."""
+        return self._host.size_bytes
+
     def has(self, name: str) -> bool:
         """Whether the model is resident."""
         return name in self._resident
@@ -74,18 +86,15 @@ class Residency:
         return self._specs[name]
 
     def can_load(self, name: str, *, in_use: Set[str]) -> bool:
-        """Whether `load` may be called now: its files are read, and models that must stay leave room for it.
+        """Whether `load` may be called now: its weights are at hand, and models that must stay leave room for it.
 
         True as well for a model that can never be loaded: `load` says why.
         """
         spec = self._specs.get(name)
         if spec is None or spec.family not in self._families or spec.memory_bytes > self._config.memory_bytes_max:
             return True
-        if name not in self._digests:
-            self._digests[name] = self._pool.submit(revision.digest, spec.path)
-            self._digests[name].add_done_callback(lambda _: self._wake())
         staying = sum(self._specs[other].memory_bytes for other in self._resident if self._must_stay(other, in_use))
-        return self._digests[name].done() and staying + spec.memory_bytes <= self._config.memory_bytes_max
+        return self._is_at_hand(spec) and staying + spec.memory_bytes <= self._config.memory_bytes_max
 
     def load(self, name: str, *, in_use: Set[str]) -> None:
         """Make the model resident; LoadFailed says why it cannot be."""
@@ -94,12 +103,11 @@ class Residency:
             raise errors.LoadFailed(f"this runner does not serve the model {name!r}")
         if spec.memory_bytes > self._config.memory_bytes_max:
             raise errors.LoadFailed(f"model {name} needs {spec.memory_bytes} bytes, more than this runner has")
-        try:
-            digest = self._digests.pop(name).result()
-        except OSError as error:
-            raise errors.LoadFailed(f"model {name}: its weight files cannot be read") from error
-        if digest != spec.revision:
-            raise errors.LoadFailed(f"model {name}: its weight files are not those of its catalogue entry")
+        was_kept = name in self._host
+        if not was_kept:
+            self._check_digest(spec)
+        in_use = in_use | {name}
+        begun_us = self._now_us()
         self._make_room(spec, in_use)
         started_us = self._now_us()
         family = self._load_if_it_fits(spec)
@@ -108,7 +116,11 @@ class Residency:
             family = self._load(spec)
         now_us = self._now_us()
         self.load_us[name] = now_us - started_us
-        self._resident[name] = _Resident(family, now_us - started_us, now_us, now_us)
+        if was_kept:
+            self._return_us_per_byte = self.load_us[name] / spec.memory_bytes
+        else:
+            self._read_us[name] = self.load_us[name]
+        self._resident[name] = _Resident(family, now_us + STAY_LOADS * (now_us - begun_us), now_us)
 
     def use(self, name: str) -> Family:
         """Return a model that is resident."""
@@ -118,22 +130,38 @@ class Residency:
 
     def evict_idle(self, *, in_use: Set[str]) -> None:
         """Let go of every model that nobody uses, of merged LoRAs, and of what the device's allocator keeps."""
-        self._evict([name for name in self._resident if name not in in_use])
+        self._evict([name for name in self._resident if name not in in_use], in_use)
         for resident in self._resident.values():
             resident.family.bank.release()
         if torch.device(self._config.device).type == "cuda":
             torch.cuda.empty_cache()
 
     def _must_stay(self, name: str, in_use: Set[str]) -> bool:
-        resident = self._resident[name]
-        return name in in_use and self._now_us() - resident.loaded_us < STAY_LOADS * resident.load_us
+        return name in in_use and self._now_us() < self._resident[name].stays_until_us
+
+    def _is_at_hand(self, spec: ModelSpec) -> bool:
+        """Whether its weights are in host memory, or its files are read, which begins when this is first asked."""
+        if spec.name in self._host:
+            return True
+        if spec.name not in self._digests:
+            self._digests[spec.name] = self._pool.submit(revision.digest, spec.path)
+            self._digests[spec.name].add_done_callback(lambda _: self._wake())
+        return self._digests[spec.name].done()
+
+    def _check_digest(self, spec: ModelSpec) -> None:
+        try:
+            digest = self._digests.pop(spec.name).result()
+        except OSError as error:
+            raise errors.LoadFailed(f"model {spec.name}: its weight files cannot be read") from error
+        if digest != spec.revision:
+            raise errors.LoadFailed(f"model {spec.name}: its weight files are not those of its catalogue entry")
 
     def _make_room(self, spec: ModelSpec, in_use: Set[str]) -> None:
         """Evict until the model fits: idle ones first, among them the one that costs least to have again."""
 
         def regret(name: str) -> tuple[bool, float]:
-            resident = self._resident[name]
-            return name in in_use, resident.load_us / max(self._now_us() - resident.used_us, 1)
+            unused_us = max(self._now_us() - self._resident[name].used_us, 1)
+            return name in in_use, self._return_us(name) / unused_us
 
         free_bytes = self._config.memory_bytes_max - sum(self._specs[name].memory_bytes for name in self._resident)
         leaving = []
@@ -142,11 +170,20 @@ class Residency:
                 break
             leaving.append(name)
             free_bytes += self._specs[name].memory_bytes
-        self._evict(leaving)
+        self._evict(leaving, in_use)
 
-    def _evict(self, names: Sequence[str]) -> None:
+    def _return_us(self, name: str) -> float:
+        """Return what it would take to have a model again: from its files, unless it would be kept in host memory."""
+        size_bytes = self._specs[name].memory_bytes
+        if self._return_us_per_byte is None or size_bytes > self._config.host_cache_bytes_max:
+            return self._read_us[name]
+        return self._return_us_per_byte * size_bytes
+
+    def _evict(self, names: Sequence[str], in_use: Set[str]) -> None:
         for name in names:
-            del self._resident[name]
+            leaving = self._resident.pop(name)
+            self._host.keep(name, leaving.family, read_us=self._read_us[name], used_us=leaving.used_us, in_use=in_use)
+            del leaving  # so that what was not kept is gone before the collection
         if names:
             gc.collect()  # modules that know their parents would otherwise keep their memory until some later collection
         if names and torch.device(self._config.device).type == "cuda":
@@ -161,6 +198,8 @@ class Residency:
 
     def _load(self, spec: ModelSpec) -> Family:
         try:
+            if spec.name in self._host:
+                return self._host.bring_back(spec.name)
             return self._families[spec.family](
                 spec,
                 device=torch.device(self._config.device),

@@ -188,4 +188,5 @@ class StepLoop:
             fixed_costs=floor.fixed_costs.snapshot(),
             texts_remembered=floor.residency.embeddings.hits,
             texts_encoded=floor.residency.embeddings.misses,
+            host_cache_bytes=floor.residency.host_cache_bytes,
         )

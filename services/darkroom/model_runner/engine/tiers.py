@@ -44,6 +44,10 @@ class Tiers:
             return forward(self._light(), states)
         return self._cache.denoise(states, lambda rows: forward(self._denoiser, rows))
 
+    def release(self) -> None:
+        """Drop the lighter copy, for memory's sake; it is made again when a batch needs it."""
+        self._lighter = None
+
     def _light(self) -> nn.Module:
         if self._lighter is None:
             self._lighter = quantize.lighter(self._denoiser)

@@ -16,7 +16,7 @@ from darkroom import catalog
 from darkroom.model_runner.engine import errors, revision
 from darkroom.model_runner.engine.families import flux
 from darkroom.model_runner.engine.job import AdapterUse, Job, ModelSpec
-from tests.model_runner.engine.families import residents
+from tests.model_runner.engine.families import leaving, residents
 from tests.model_runner.engine.families.residents import distance, run
 
 TOLERANCE = 2e-3  # of pixels in [0, 1]
@@ -186,6 +186,21 @@ def test_adapters_of_a_mixed_batch_equal_the_pipeline_with_merged_weights(
         assert distance(picture, expected) <= TOLERANCE
     (plain,) = paint(models["true_cfg"], dataclasses.replace(jobs[1], adapters=()))
     assert distance(plain, pictures[1]) > 10 * TOLERANCE
+
+
+def test_leaves_its_device_and_returns_with_every_bit(specs: Any, make_job: Any, tmp_path: Path) -> None:
+    model = load(specs["true_cfg"])
+    use = residents.adapter(model._pipeline.transformer, tmp_path / "adapter.safetensors")
+    plain, lora = make_job("1", steps=3), make_job("2", steps=3, adapters=(use,), width=64, height=64)
+    merged = []
+
+    def paints() -> list[Tensor]:
+        pictures = paint(model, plain) + paint(model, lora)
+        merged.append(model.bank.merged_bytes)
+        return pictures
+
+    leaving.and_returning(model, paints)
+    assert merged[0] == merged[1] > 0
 
 
 def _merged(spec: ModelSpec, use: AdapterUse) -> diffusers.FluxPipeline:

@@ -26,7 +26,7 @@ from darkroom.model_runner.engine.job import (
     Suspended,
 )
 from darkroom.model_runner.engine.state import State
-from tests.model_runner.engine.families import residents, tiny_media
+from tests.model_runner.engine.families import leaving, residents, tiny_media
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")  # diffusers' vocoder uses the old one
 
@@ -124,6 +124,23 @@ def test_generations_of_one_pipeline_take_turns_without_minding_each_other(famil
     together = make(families["video"], *jobs)
     for asked, made in zip(jobs, together, strict=True):
         torch.testing.assert_close(made, make(families["video"], asked)[0], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["image", "audio"])
+def test_leaves_its_device_and_returns_with_every_bit(families: Any, job: Any, name: str) -> None:
+    leaving.and_returning(families[name], lambda: make(families[name], job(name, steps=2)))
+
+
+def test_a_call_under_way_rests_while_its_model_is_away(families: Any, job: Any) -> None:
+    family = families["image"]
+    (whole,) = make(family, job("image", steps=3))
+    with torch.inference_mode():
+        ((state,),) = family.prepare([job("image", steps=3)])
+        (state,) = family.advance([state], family.denoise([state]))
+        leaving.and_returning(family, lambda: [])
+        while state.step < state.steps_total:
+            (state,) = family.advance([state], family.denoise([state]))
+        assert torch.equal(family.decode([state])[0], whole)
 
 
 def test_a_draft_skips_blocks_and_leaves_the_model_as_it_was(families: Any, job: Any) -> None:

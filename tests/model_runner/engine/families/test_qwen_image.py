@@ -15,7 +15,7 @@ from torch import Tensor
 from darkroom.model_runner.engine import errors
 from darkroom.model_runner.engine.families import qwen_image
 from darkroom.model_runner.engine.job import Job, ModelSpec
-from tests.model_runner.engine.families import residents
+from tests.model_runner.engine.families import leaving, residents
 from tests.model_runner.engine.families.residents import TOLERANCE, distance, latents
 
 PICTURE = residents.picture(40, 36)
@@ -229,6 +229,10 @@ def test_a_distilled_model_takes_no_guidance(spec: ModelSpec, pipeline: Any, job
         lightning.prepare([job(negative_prompt="red")])
     with pytest.raises(errors.LoadFailed, match="embedded guidance"):
         residents.load(qwen_image, dataclasses.replace(spec, guidance="embedded"))
+
+
+def test_leaves_its_device_and_returns_with_every_bit(model: Any, job: Any) -> None:
+    leaving.and_returning(model, lambda: model.decode(residents.develop(model, job(steps=2))))
 
 
 def test_rows_of_a_draft_skip_blocks_as_they_would_alone(model: Any, job: Any) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from darkroom.model_runner.engine import errors
 from darkroom.model_runner.engine.families import sdxl
 from darkroom.model_runner.engine.job import Job, ModelSpec
-from tests.model_runner.engine.families import residents, unet_checks, unets
+from tests.model_runner.engine.families import leaving, residents, unet_checks, unets
 from tests.model_runner.engine.families.residents import TOLERANCE, distance, latents
 
 PIPELINES = {
@@ -225,6 +225,11 @@ def test_a_vae_that_overflows_in_float16_stays_in_float32(tmp_path: Path, upcast
     model = residents.load(sdxl, _save(tmp_path / "half", vae={"force_upcast": upcast}), dtype=torch.float16)
     assert model._pipeline.unet.dtype == torch.float16
     assert model._pipeline.vae.dtype == (torch.float32 if upcast else torch.float16)
+
+
+def test_leaves_its_device_and_returns_with_every_bit(subject: unet_checks.Subject) -> None:
+    model = subject.model
+    leaving.and_returning(model, lambda: model.decode(residents.develop(model, subject.make_job("1", steps=3))))
 
 
 def test_computes_in_the_dtype_it_is_told(specs: Any, models: Any, make_job: Any) -> None:

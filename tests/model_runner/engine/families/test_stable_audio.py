@@ -13,7 +13,7 @@ from darkroom.model_runner.engine import checkpoint, errors, quantize
 from darkroom.model_runner.engine.families import stable_audio
 from darkroom.model_runner.engine.job import Job
 from darkroom.model_runner.engine.state import State
-from tests.model_runner.engine.families import residents, tiny_media
+from tests.model_runner.engine.families import leaving, residents, tiny_media
 from tests.model_runner.engine.samplers import test_edm
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")  # diffusers' vocoder uses the old one
@@ -151,6 +151,11 @@ def test_a_saved_state_goes_on_bit_by_bit(models: Any, folders: dict[str, Path],
 def test_what_it_cannot_make_is_refused_by_name(models: Any, sound: Any, changes: Any, field: str) -> None:
     with pytest.raises(errors.BadRequest, match=field):
         models["ode"].prepare([sound("ode", **changes)])
+
+
+def test_leaves_its_device_and_returns_with_every_bit(models: Any, sound: Any) -> None:
+    model = models["ode"]
+    leaving.and_returning(model, lambda: model.decode(residents.develop(model, sound("ode", steps=2))))
 
 
 def test_a_draft_keeps_its_cache(models: Any, pipelines: Any, sound: Any) -> None:

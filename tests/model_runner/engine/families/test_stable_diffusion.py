@@ -14,7 +14,7 @@ from torch import Tensor
 from darkroom.model_runner.engine import errors
 from darkroom.model_runner.engine.families import stable_diffusion
 from darkroom.model_runner.engine.job import Job, ModelSpec
-from tests.model_runner.engine.families import residents, unet_checks, unets
+from tests.model_runner.engine.families import leaving, residents, unet_checks, unets
 from tests.model_runner.engine.families.residents import TOLERANCE, distance, latents
 
 PIPELINES = {
@@ -209,6 +209,12 @@ def test_refuses_a_directory_of_another_guidance(specs: Any, kind: str, claimed:
 def test_refuses_a_unet_of_another_task(tmp_path: Path) -> None:
     with pytest.raises(errors.LoadFailed, match="8 input channels"):
         residents.load(stable_diffusion, _save(tmp_path / "pix2pix", unet={"in_channels": 8}))
+
+
+def test_leaves_its_device_and_returns_with_every_bit(models: Any, make_job: Any) -> None:
+    job = make_job("1", steps=3, **TASKS["inpaint"])
+    model = models["epsilon"]
+    leaving.and_returning(model, lambda: model.decode(residents.develop(model, job)))
 
 
 def test_computes_in_the_dtype_it_is_told(specs: Any, models: Any, make_job: Any) -> None:

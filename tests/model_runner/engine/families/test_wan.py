@@ -15,7 +15,7 @@ from darkroom.model_runner.engine import checkpoint, errors, quantize
 from darkroom.model_runner.engine.families import wan
 from darkroom.model_runner.engine.job import Job
 from darkroom.model_runner.engine.state import State
-from tests.model_runner.engine.families import residents, tiny_media
+from tests.model_runner.engine.families import leaving, residents, tiny_media
 
 TOLERANCE = 1e-4  # of latents, whose size is about 1
 SIZES = [(32, 32, 5), (48, 32, 1), (32, 48, 9)]
@@ -168,6 +168,12 @@ def test_a_saved_state_goes_on_bit_by_bit(models: Any, folders: dict[str, Path],
 def test_what_it_cannot_make_is_refused_by_name(models: Any, video: Any, name: str, changes: Any, field: str) -> None:
     with pytest.raises(errors.BadRequest, match=field):
         models[name].prepare([video(name, **changes)])
+
+
+@pytest.mark.parametrize("name", ["image", "two"])
+def test_leaves_its_device_and_returns_with_every_bit(models: Any, video: Any, name: str) -> None:
+    model = models[name]
+    leaving.and_returning(model, lambda: model.decode(residents.develop(model, video(name, steps=2))))
 
 
 def test_a_draft_keeps_its_cache_and_two_transformers_make_none(models: Any, pipelines: Any, video: Any) -> None:

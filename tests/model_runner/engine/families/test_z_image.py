@@ -17,7 +17,7 @@ from torch import Tensor
 from darkroom.model_runner.engine import errors
 from darkroom.model_runner.engine.families import z_image
 from darkroom.model_runner.engine.job import AdapterUse, Job, ModelSpec
-from tests.model_runner.engine.families import residents
+from tests.model_runner.engine.families import leaving, residents
 from tests.model_runner.engine.families.residents import TOLERANCE, distance
 
 PICTURE = residents.picture(40, 36)
@@ -238,6 +238,10 @@ def test_a_distilled_model_takes_no_guidance(spec: ModelSpec, pipeline: Any, job
         turbo.prepare([job(negative_prompt="red")])
     with pytest.raises(errors.LoadFailed, match="embedded guidance"):
         residents.load(z_image, dataclasses.replace(spec, guidance="embedded"))
+
+
+def test_leaves_its_device_and_returns_with_every_bit(model: Any, job: Any) -> None:
+    leaving.and_returning(model, lambda: model.decode(residents.develop(model, job(steps=2))))
 
 
 def test_computes_in_the_dtype_it_is_told(spec: ModelSpec, model: Any, job: Any) -> None:

@@ -36,13 +36,19 @@ class Bank:
         return tuple(self._resident)
 
     @property
+    def resident(self) -> Mapping[str, pairs.Adapter]:
+        """The pairs of each of them."""
+        return self._resident
+
+    @property
     def merged_bytes(self) -> int:
         """Memory that merged weights take, beside the model's own."""
         return 0 if self._merged is None else self._merged[1].size_bytes
 
     def release(self) -> None:
-        """Drop the merged weights, for memory's sake; they are made again when a batch is better off with them."""
+        """Drop what was made of the LoRAs for a batch, for memory's sake; it is made again when a batch needs it."""
         self._merged = None
+        self._joined = {}
 
     def get(self, use: AdapterUse) -> pairs.Adapter:
         """Return the adapter, read from its file if it is not resident; BadAdapter names the key that does not fit."""

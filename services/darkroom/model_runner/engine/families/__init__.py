@@ -50,6 +50,12 @@ class Family(Protocol):
         sound [channels, samples], nominally -1 to 1.
         """
 
+    def release(self) -> Sequence[object]:
+        """Let go of what is made again when it is needed; return what else of it is on the device, beside its bank.
+
+        Modules and tensors; other things among them count as nothing. Asked of a family that leaves the device.
+        """
+
 
 class Load(Protocol):
     """How a family makes a model resident."""

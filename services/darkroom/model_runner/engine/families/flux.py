@@ -150,6 +150,11 @@ class Flux:
         """Make pictures of finished states with equal batch keys."""
         return self._latents.decode(states)
 
+    def release(self) -> Sequence[object]:
+        """Let go of tier HIGH's copy; the rest are the pipeline's parts."""
+        self._tiers.release()
+        return list(self._pipeline.components.values())
+
     def _inputs(self, states: Sequence[State]) -> Tensor:
         """Return the latents with what the transformer sees in further channels (Fill) or further tokens (Kontext)."""
         latents = torch.stack([state.latents for state in states])

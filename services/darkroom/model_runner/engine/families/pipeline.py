@@ -122,6 +122,10 @@ class Pipeline:
             media.append(made[None] if self.medium == "audio" and made.ndim == 1 else made)
         return media
 
+    def release(self) -> Sequence[object]:
+        """Return the pipeline's parts; calls under way share them, and rest until they are back."""
+        return list(self._pipeline.components.values())
+
     def _state(self, job: Job, seed: int) -> State:
         arguments, guided = self._arguments(job), self._spec.guidance == "true_cfg" and job.guidance_scale > 1
         tier: Tier = "DRAFT" if job.tier == "DRAFT" and self._has_cache else "LOSSLESS"

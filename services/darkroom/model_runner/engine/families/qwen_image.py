@@ -114,6 +114,11 @@ class QwenImage:
         decoded: Tensor = self._vae.decode((latents * deviation + mean).to(self._vae.dtype), return_dict=False)[0]
         return list(decoded[:, :, 0].float() * 0.5 + 0.5)
 
+    def release(self) -> Sequence[object]:
+        """Let go of tier HIGH's copy; the rest are the pipeline's parts."""
+        self._tiers.release()
+        return list(self._pipeline.components.values())
+
     @property
     def _patch(self) -> int:
         """Pixels along each side of what becomes one token."""

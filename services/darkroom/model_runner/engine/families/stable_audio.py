@@ -119,6 +119,11 @@ class StableAudio:
             self._vae.decode(state.latents[None]).sample[0, :, : int(state.conditioning["samples"])] for state in states
         ]
 
+    def release(self) -> Sequence[object]:
+        """Let go of tier HIGH's copy; the rest are the pipeline's parts, and the angles of its positions."""
+        self._tiers.release()
+        return [*self._pipeline.components.values(), self._rotary]
+
     def _check(self, job: Job) -> None:
         window_us = self._window * self._vae.hop_length * 1_000_000 // self.samples_per_second
         if not 0 < job.duration_us <= window_us:

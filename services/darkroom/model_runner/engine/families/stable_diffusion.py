@@ -103,6 +103,11 @@ class StableDiffusion:
         """Make pictures of finished states with equal batch keys."""
         return self._latents.decode(states)
 
+    def release(self) -> Sequence[object]:
+        """Let go of tier HIGH's copy; the rest are the pipeline's parts."""
+        self._tiers.release()
+        return list(self._pipeline.components.values())
+
     def _check(self, job: Job) -> None:
         self._latents.check(job)
         if job.negative_prompt and self._guidance != "true_cfg":

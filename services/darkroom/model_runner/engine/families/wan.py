@@ -101,6 +101,11 @@ class Wan:
         videos = (vae.decode(state.latents[None] * deviation + mean, return_dict=False)[0] for state in states)
         return [video[0].transpose(0, 1) * 0.5 + 0.5 for video in videos]
 
+    def release(self) -> Sequence[object]:
+        """Let go of tier HIGH's copy; the rest are the pipeline's parts."""
+        self._tiers.release()
+        return list(self._pipeline.components.values())
+
     def _check(self, job: Job) -> None:
         spatial, temporal = self._pipeline.vae_scale_factor_spatial, self._pipeline.vae_scale_factor_temporal
         patch = spatial * self._transformers[0].config.patch_size[1]

@@ -108,6 +108,11 @@ class ZImage:
         decoded: Tensor = self._vae.decode(latents / config.scaling_factor + config.shift_factor, return_dict=False)[0]
         return list(decoded.float() * 0.5 + 0.5)
 
+    def release(self) -> Sequence[object]:
+        """Let go of tier HIGH's copy; the rest are the pipeline's parts, and what the embedder of positions has computed."""
+        self._tiers.release()
+        return [*self._pipeline.components.values(), vars(self._pipeline.transformer.rope_embedder)]
+
     def _check(self, job: Job) -> None:
         patch = self._pipeline.vae_scale_factor * 2
         for field, length in (("width", job.width), ("height", job.height)):
