@@ -115,6 +115,24 @@ def test_each_row_decides_for_itself_and_as_it_would_alone(denoiser: Denoiser) -
         assert torch.allclose(one.latents, other.latents, atol=1e-5)
 
 
+def test_the_decisions_of_all_rows_cross_to_the_host_at_once(
+    denoiser: Denoiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crossed, tolist = list[tuple[int, ...]](), Tensor.tolist
+
+    def seen(tensor: Tensor) -> object:
+        crossed.append(tuple(tensor.shape))
+        return tolist(tensor)
+
+    cache = StepCache(denoiser.model)
+    rows = run(cache, denoiser, [state(seed) for seed in (1, 2, 3)], [0.0, 5.0, 0.0], 2)
+    monkeypatch.setattr(Tensor, "tolist", seen)
+    monkeypatch.setattr(Tensor, "item", seen)
+    with torch.inference_mode():
+        assert [cached.is_reused for cached in cache.denoise(rows, denoiser.forward).caches] == [True, False, True]
+    assert crossed == [(3,)]
+
+
 def test_small_changes_add_up_until_the_blocks_run_again(denoiser: Denoiser) -> None:
     cache = StepCache(denoiser.model, threshold=0.05)
     rows, reused = [state(3)], []

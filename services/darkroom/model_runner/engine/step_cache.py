@@ -3,9 +3,10 @@
 In: the states of a batch, and a forward of the denoiser over some of them. Out: its predictions, and for each row of
 tier DRAFT the tensors that its next step needs (`State.cache`). Each row decides for itself. While its first block
 changes little from step to step, the residual of the blocks behind it is taken as it was; the changes since that residual
-was computed are summed, and above `THRESHOLD` the blocks run again. The device computes the decision one step ahead,
-and it crosses to the host while the other blocks run, so nobody waits for it; and since it is known before the forward,
-the rows that reuse and those that compute each run in a forward of their own, on any device, with their own adapters.
+was computed are summed, and above `THRESHOLD` the blocks run again. The device computes the decision one step ahead, and
+one copy brings those of all rows to the host before the next step, when the device has nothing to do yet; within a step
+nobody waits. Since it is known before the forward, the rows that reuse and those that compute each run in a forward of
+their own, on any device, with their own adapters.
 Works for transformers that are a row of blocks; UNets have none, so models with one make no drafts. Next: `keep` lays
 the tensors into the states that the sampler returned.
 """
@@ -69,7 +70,6 @@ class StepCache:
     def __init__(self, denoiser: nn.Module, *, threshold: float = THRESHOLD) -> None:
         self._blocks = _blocks(denoiser)
         self._threshold = threshold
-        self._told: torch.cuda.Event | None = None  # the decisions made last have reached the host
 
     @property
     def is_supported(self) -> bool:
@@ -84,22 +84,21 @@ class StepCache:
         parts = [[i for i, one in enumerate(reused) if one is kind] for kind in (False, True)]
         order = [index for part in parts for index in part]
         done = [self._part([states[index] for index in part], forward, reuse=reused[part[0]]) for part in parts if part]
-        back = torch.tensor(order).argsort()
-        negatives = [one.negative for one in done if one.negative is not None]
+        back = sorted(range(len(order)), key=order.__getitem__)
+        negatives = [row for one in done if one.negative is not None for row in one.negative]
+        positives = [row for one in done for row in one.positive]
         caches = [cached for one in done for cached in one.caches]
         return Predictions(
-            torch.cat([one.positive for one in done])[back],
-            torch.cat(negatives)[back] if negatives else None,
-            tuple(caches[index] for index in back.tolist()),
+            torch.stack([positives[index] for index in back]),
+            torch.stack([negatives[index] for index in back]) if negatives else None,
+            tuple(caches[index] for index in back),
         )
 
     def _decided(self, states: Sequence[State]) -> list[bool]:
-        if self._told is not None:
-            self._told.synchronize()  # the first block of the step before is done; the rest of it need not be
-        return [
-            state.tier == "DRAFT" and "drift" in state.cache and state.cache["drift"].item() < self._threshold
-            for state in states
-        ]
+        known = [state.tier == "DRAFT" and "drift" in state.cache for state in states]
+        drifts = [state.cache["drift"] for state, is_known in zip(states, known, strict=True) if is_known]
+        told = iter(torch.stack(drifts).tolist() if drifts else ())
+        return [is_known and next(told) < self._threshold for is_known in known]
 
     def _part(self, states: Sequence[State], forward: Forward, *, reuse: bool) -> Predictions:
         rest = torch.stack([state.cache["rest"] for state in states], dim=1).flatten(0, 1) if reuse else None
@@ -110,7 +109,7 @@ class StepCache:
         spent = changes.new_zeros(len(states))
         if reuse:
             spent = torch.stack([state.cache["spent"] for state in states]) + changes
-        drifts = self._tell(spent + changes)
+        drifts = spent + changes
         caches = [
             Cached({"first": first[i], "rest": rest[i], "spent": spent[i], "drift": drifts[i]}, reuse)
             if state.tier == "DRAFT"
@@ -118,15 +117,6 @@ class StepCache:
             for i, state in enumerate(states)
         ]
         return predictions._replace(caches=tuple(caches))
-
-    def _tell(self, drifts: Tensor) -> Tensor:
-        """Return the numbers on the host, where they are once `_told` has happened."""
-        if drifts.device.type != "cuda":
-            return drifts.cpu()
-        told = torch.empty(drifts.shape, pin_memory=True).copy_(drifts, non_blocking=True)
-        self._told = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's own gap
-        self._told.record()
-        return told
 
     @contextlib.contextmanager
     def _watched(self, rest: Tensor | None) -> Iterator[_Seen]:
@@ -176,8 +166,8 @@ def _changes(states: Sequence[State], first: Tensor) -> Tensor:
     before = torch.stack([state.cache.get("first", now) for state, now in zip(states, first, strict=True)]).float()
     norms = before.flatten(2).abs().mean(2)
     changes = ((first.float() - before).flatten(2).abs().mean(2) / norms).amax(1)
-    unknown = [0.0 if "first" in state.cache else math.inf for state in states]
-    return changes + torch.tensor(unknown, device=changes.device)
+    unknown = torch.full_like(changes[0], math.inf)
+    return torch.stack([now if "first" in state.cache else unknown for state, now in zip(states, changes, strict=True)])
 
 
 def _noting(block: nn.Module, seen: _Seen, rest: Tensor | None) -> Callable[..., Any]:
