@@ -51,7 +51,7 @@ def measure(device: torch.device, *, tiny: bool) -> tuple[dict[str, float], list
 
 
 def _time_model(name: str, work: _random_models.Work, device: torch.device, *, tiny: bool) -> dict[str, Timing]:
-    with _random_models.made_on(device, torch.float32 if tiny else torch.bfloat16):
+    with _random_models.made_on(device, torch.bfloat16):
         pipeline = work.make(tiny)
     pipeline.set_progress_bar_config(disable=True)
     job = _job(name, work, tiny=tiny)
