@@ -31,7 +31,7 @@ def test_both_failures_have_words():
     assert set(poison.MESSAGES) == {poison.POISONED, poison.RUNNER_FAULT}
 
 
-@pytest.mark.parametrize(("attempt", "went_on", "failure"), [(5, True, ""), (9, True, ""), (5, False, "RUNNER_FAULT")])
-def test_suspensions_that_go_on_never_fail_anything(attempt, went_on, failure):
-    verdict = poison.after_suspension(attempt=attempt, suspect=True, solo_deaths=1, went_on=went_on, limits=LIMITS)
-    assert verdict == poison.Verdict(failure, True, 1, forgiven=went_on)
+@pytest.mark.parametrize(("attempt", "forgiven", "failure"), [(5, True, ""), (9, True, ""), (5, False, "RUNNER_FAULT")])
+def test_suspensions_that_are_forgiven_never_fail_anything(attempt, forgiven, failure):
+    verdict = poison.after_suspension(attempt=attempt, suspect=True, solo_deaths=1, forgiven=forgiven, limits=LIMITS)
+    assert verdict == poison.Verdict(failure, True, 1, forgiven=forgiven)

@@ -48,7 +48,7 @@ def after_fault(*, attempt: int, suspect: bool, solo_deaths: int, limits: Limits
     return Verdict(failure, suspect=suspect, solo_deaths=solo_deaths)
 
 
-def after_suspension(*, attempt: int, suspect: bool, solo_deaths: int, went_on: bool, limits: Limits) -> Verdict:
-    """Its runner put it aside; one that never goes on between two suspensions is given up like after faults."""
+def after_suspension(*, attempt: int, suspect: bool, solo_deaths: int, forgiven: bool, limits: Limits) -> Verdict:
+    """Its runner put it aside: forgiven if it went on before or the runner drains, else given up like after faults."""
     verdict = after_fault(attempt=attempt, suspect=suspect, solo_deaths=solo_deaths, limits=limits)
-    return verdict._replace(failure="", forgiven=True) if went_on else verdict
+    return verdict._replace(failure="", forgiven=True) if forgiven else verdict

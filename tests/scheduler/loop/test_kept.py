@@ -1,5 +1,8 @@
+import pytest
+
 from darkroom import ids
 from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
+from darkroom.api.scheduler.v1 import generation_pb2
 from darkroom.scheduler.fakes import results
 from darkroom.scheduler.loop import kept
 from tests.scheduler import stage
@@ -73,6 +76,36 @@ async def test_what_is_put_aside_goes_on_and_counts_as_no_fault(idle_room):
         assert [one.resumed_step for one in told] == sorted({one.resumed_step for one in told})
         await eventually(lambda: _true(len(runner.acknowledged) == 4))
         assert not any(assign.solo for assign in runner.assigned)
+
+
+@pytest.mark.parametrize("how", ["suspended", "failed"])
+async def test_runners_that_drain_cost_no_attempt(idle_room, how):
+    await idle_room.start(**stage.QUICK, attempts_max=2)
+    tenant = await idle_room.tenant()
+    async with stage.runners(idle_room, "node-a", "node-b", "node-c", "node-d") as runners:
+        for runner in runners:
+            runner.behaviour.step_s = 1.0
+        made = await tenant.create(image=stage.image(steps=50))
+        for count in (1, 2, 3):
+            await eventually(lambda n=count: _is(tenant, made.generation_id, lambda one: one.attempts == n))
+            running = await tenant.get(made.generation_id)
+            [holder] = [runner for runner in runners if runner.runner_id == running.runner_id]
+            await eventually(lambda one=holder: _true(one.aboard()))
+            holder.behaviour.draining = True
+            await eventually(lambda n=count: _draining(idle_room, n))
+            if how == "suspended":  # before it began: there is no checkpoint
+                holder.suspend_all()
+            else:
+                error = generation_pb2.GenerationError(reason="RUNNER_DRAINING")
+                holder.answer(pb.WorkResponse(failed=pb.Failed(key=holder.assigned[-1].key, error=error)))
+        await eventually(lambda: _is(tenant, made.generation_id, lambda one: one.attempts == 4))
+        told = await stage.decisions(tenant, made.generation_id)
+        assert [one.previous_attempt_end for one in told] == ["", *["SUSPENDED"] * 3]
+
+
+async def _draining(room, count):
+    heard = "SELECT count(*) FROM runner WHERE (status -> 'heartbeat' ->> 'draining')::bool"
+    return await room.database.fetchval(heard) == count
 
 
 def _went_on(one, attempt, steps):

@@ -201,16 +201,16 @@ class Pool:
         step = self._steps.pop(key, None)
         if step is not None and step.resumed_step:  # told of attempts that end soon, too
             await self._tenure.try_(lambda: self._tenure.note([step]))
-        ended = await self._tenure.persist(lambda: self._commit(key, message))
+        ended = await self._tenure.persist(lambda: self._commit(key, message, drains=link.view().draining))
         self._committing.discard(key)
         if ended is not None:
             link.send(peer.acknowledge(key))
 
-    async def _commit(self, key: fleet.Key, message: pb.WorkResponse) -> bool:
+    async def _commit(self, key: fleet.Key, message: pb.WorkResponse, *, drains: bool) -> bool:
+        if message.HasField("suspended") or message.failed.error.reason == "RUNNER_DRAINING":
+            return bool(await self._tenure.suspend(key, drained=drains))
         if message.HasField("failed") and not message.failed.request_fault:
             return bool(await self._tenure.give_back([key]))
-        if message.HasField("suspended"):
-            return bool(await self._tenure.suspend(key))
         if message.HasField("completed"):
             return await self._tenure.finish(key, outcomes.succeeded(message.completed))
         if message.HasField("failed"):

@@ -6,6 +6,7 @@ follows what was committed.
 """
 
 import asyncio
+import functools
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple, TypeVar
@@ -90,9 +91,10 @@ class Tenure:
         """End attempts that failed through no fault of their requests, so that they are placed again."""
         return await self._give_back(keys, poison.RUNNER_FAULT, self._after_fault)
 
-    async def suspend(self, key: fleet.Key) -> list[domain.Generation]:
+    async def suspend(self, key: fleet.Key, *, drained: bool) -> list[domain.Generation]:
         """End an attempt that was put aside, so that it is placed again; `keep` its checkpoint before."""
-        return await self._give_back([key], poison.SUSPENDED, self._after_suspension)
+        judge = functools.partial(self._after_suspension, drained=drained)
+        return await self._give_back([key], poison.SUSPENDED, judge)
 
     async def keep(self, checkpoint: fleet.Checkpoint) -> bool:
         """Commit where an attempt can be gone on with; False if it is not current."""
@@ -150,12 +152,13 @@ class Tenure:
             limits=self._limits,
         )
 
-    def _after_suspension(self, generation: domain.Generation, solo: bool) -> poison.Verdict:
+    def _after_suspension(self, generation: domain.Generation, solo: bool, *, drained: bool) -> poison.Verdict:
         checkpoint = checkpoints.read(generation)
+        went_on = checkpoint is not None and checkpoint.step > generation.resumed_step
         return poison.after_suspension(
             attempt=generation.attempt - generation.suspensions,
             suspect=generation.suspect,
             solo_deaths=generation.solo_deaths,
-            went_on=checkpoint is not None and checkpoint.step > generation.resumed_step,
+            forgiven=went_on or drained,
             limits=self._limits,
         )
