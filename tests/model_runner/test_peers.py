@@ -13,6 +13,7 @@ import torch
 
 from darkroom import errors, ids, rpc, tokens
 from darkroom.api.lora_store.v1 import lora_service_pb2, lora_service_pb2_grpc
+from darkroom.api.media_store.v1 import media_service_pb2, media_service_pb2_grpc
 from darkroom.api.types.v1 import media_pb2
 from darkroom.model_runner import peers
 from darkroom.model_runner.engine import encode
@@ -144,6 +145,30 @@ async def test_bytes_that_were_changed_in_the_bucket_are_not_read(world: worlds.
         file.write_bytes(data[:-1] + b"x")
         with pytest.raises(errors.Internal):
             await media.read(media_id, token)
+
+
+async def put_impatiently(media: peers.Media, output: Output, token: str) -> None:
+    """Put it until that is refused."""
+    while True:
+        await peers.Media.put.retry_with(stop=tenacity.stop_after_attempt(1))(media, output, token)
+
+
+async def test_a_store_that_takes_no_more_uploads_now_is_waited_for(
+    world: worlds.World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bearer = (("authorization", f"Bearer {world.capability(GENERATION)}"),)
+    part = media_service_pb2.PutMediaRequest(header=media_service_pb2.PutMediaHeader(size_bytes=9))
+    output = Output(encode.png(encode.rounded("image", torch.zeros(3, 8, 4)).values[0]), encode.PNG, 4, 8, 7)
+    async with rpc.channel(world.addresses["media_store_address"]) as channel:
+        stub = media_service_pb2_grpc.MediaServiceStub(channel)
+        others = [stub.PutMedia(metadata=bearer) for _ in range(32)]  # as many as are taken at once
+        for other in others:
+            await other.write(part)
+        with pytest.raises(errors.ResourceExhausted):
+            await put_impatiently(peers.Media(channel), output, world.capability(GENERATION))
+        monkeypatch.setattr(peers.Media.put.retry, "before_sleep", lambda state: [other.cancel() for other in others])
+        stored = await peers.Media(channel).put(output, world.capability(GENERATION))
+    assert stored.size_bytes == len(output.data)
 
 
 async def test_a_store_that_is_away_is_waited_for_but_not_for_ever(

@@ -1,7 +1,7 @@
 """The other rooms a runner calls: the scheduler, lora_store and media_store. The only file with their stubs.
 
 Ids and bytes come in with the attempt's capability; files, artifacts and registrations go out, every refusal as a `DarkroomError`. A store
-that is away for some seconds, as for a restart, is waited for: the work before was dearer than the waiting.
+that is away for some seconds, as for a restart, or has too much to do, is waited for: the work before was dearer than the waiting.
 """
 
 import asyncio
@@ -30,8 +30,10 @@ from darkroom.model_runner.engine import job as engine_job
 CHUNK_BYTES = 512 * 1024
 PATIENCE_S = 30.0
 
+_PASSING = (errors.Unavailable, errors.ResourceExhausted, errors.Aborted, errors.DeadlineExceeded)
+
 _patient = tenacity.retry(
-    retry=tenacity.retry_if_exception_type(errors.Unavailable),
+    retry=tenacity.retry_if_exception_type(_PASSING),
     wait=tenacity.wait_random_exponential(multiplier=0.1, max=2.0),
     stop=tenacity.stop_after_delay(PATIENCE_S),
     reraise=True,
