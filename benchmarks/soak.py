@@ -127,7 +127,9 @@ def main() -> None:
         state.removeprefix("GENERATION_STATE_").lower(): float(states.count(state)) for state in sorted(set(states))
     }
     figures = {f"growth_{room}": value for room, value in growths.items()}
-    failed = [shot.generation for shot in crowd.shots if shot.generation.state == generation_pb2.GENERATION_STATE_FAILED]
+    failed = [
+        shot.generation for shot in crowd.shots if shot.generation.state == generation_pb2.GENERATION_STATE_FAILED
+    ]
     reasons = collections.Counter(generation.error.reason for generation in failed)
     figures |= {f"failed_{reason.lower()}": float(count) for reason, count in reasons.items()}
     figures |= {"generations": float(len(states)), "refused": float(crowd.refused), "stuck": float(stuck)} | counts
