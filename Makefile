@@ -37,13 +37,19 @@ lint: setup  ## ruff, mypy --strict, import contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-proto: setup  ## generate services/darkroom/api from proto/ (GENERATED=dir to write elsewhere)
-	@rm -rf $(GENERATED)/darkroom/api && mkdir -p $(GENERATED)
-	@cd proto && $(BIN)/python -m grpc_tools.protoc -I. --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
-	  --python_out=$(abspath $(GENERATED)) --mypy_out=quiet:$(abspath $(GENERATED)) $(PROTOS)
-	@cd proto && $(BIN)/python -m grpc_tools.protoc -I. --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
-	  --grpc_python_out=$(abspath $(GENERATED)) --mypy_grpc_out=quiet:$(abspath $(GENERATED)) $(SERVICE_PROTOS)
-	@find $(GENERATED)/darkroom/api -type d -exec touch {}/__init__.py \;
+proto: setup  ## generate services/darkroom/api from proto/ (GENERATED=dir to write elsewhere); what stays the same is not touched
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && cd proto \
+	  && $(BIN)/python -m grpc_tools.protoc -I. --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
+	    --python_out=$$fresh --mypy_out=quiet:$$fresh $(PROTOS) \
+	  && $(BIN)/python -m grpc_tools.protoc -I. --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+	    --grpc_python_out=$$fresh --mypy_grpc_out=quiet:$$fresh $(SERVICE_PROTOS) \
+	  && find $$fresh/darkroom/api -type d -exec touch {}/__init__.py \; \
+	  && mkdir -p $(abspath $(GENERATED))/darkroom/api && cd $(abspath $(GENERATED))/darkroom/api \
+	  && (cd $$fresh/darkroom/api && find . -type f) | while read -r file; do \
+	    cmp -s "$$fresh/darkroom/api/$$file" "$$file" || { mkdir -p "$${file%/*}" \
+	      && cp "$$fresh/darkroom/api/$$file" "$$file.new" && mv "$$file.new" "$$file" || exit 1; }; done \
+	  && find . -type f ! -path '*/__pycache__/*' | while read -r file; do \
+	    test -e "$$fresh/darkroom/api/$$file" || rm "$$file"; done
 
 proto-check: setup  ## lint the protos, refuse breaking changes, prove the generated code fresh
 	@$(BIN)/buf lint proto

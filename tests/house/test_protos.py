@@ -44,9 +44,30 @@ def test_every_service_of_the_protos_is_walked() -> None:
     assert declared == len(METHODS)
 
 
-def test_the_generated_code_is_fresh(tmp_path: pathlib.Path) -> None:
-    make = ["make", "--no-print-directory", "-o", "setup", "-o", ".venv/.installed", "proto", f"GENERATED={tmp_path}"]
+def generate(folder: pathlib.Path) -> None:
+    make = ["make", "--no-print-directory", "-o", "setup", "-o", ".venv/.installed", "proto", f"GENERATED={folder}"]
     subprocess.run([*make, f"BIN={pathlib.Path(sys.executable).parent}"], cwd=TOP, check=True, timeout=120)
+
+
+def test_what_runs_meanwhile_keeps_the_generated_code_that_stays_the_same(tmp_path: pathlib.Path) -> None:
+    generate(tmp_path)
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    changed, missing, *_ = sorted(path for path in files if path.name.endswith("_pb2.py"))
+    before = changed.read_bytes()
+    changed.write_bytes(b"stale")
+    missing.unlink()
+    stray = changed.with_name("gone_pb2.py")
+    stray.touch()
+    generate(tmp_path)
+    assert changed.read_bytes() == before
+    assert not stray.exists()
+    again = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    assert again.keys() == files.keys()
+    assert {path for path in files if again[path] != files[path]} == {changed, missing}
+
+
+def test_the_generated_code_is_fresh(tmp_path: pathlib.Path) -> None:
+    generate(tmp_path)
     committed, fresh = TOP / "services" / "darkroom" / "api", tmp_path / "darkroom" / "api"
     names = sorted(str(path.relative_to(fresh)) for path in fresh.rglob("*.py*"))
     kept = sorted(str(p.relative_to(committed)) for p in committed.rglob("*.py*") if "__pycache__" not in p.parts)
