@@ -1,8 +1,8 @@
 """Published architectures at their real sizes with random weights: our families beside diffusers, eager and compiled.
 
-In: a device. Out: for each model the milliseconds of a step (and of everything around the steps), three times. All three run the very
-same modules in memory. Regional compilation (`compile_repeated_blocks`) is diffusers' own advice for these transformers; UNets are
-compiled whole. Next: `gpu_check` writes the table.
+In: a device. Out: for each model the milliseconds of a step (and of everything around the steps), three times, and the seconds that it
+takes to leave for host memory and to return. All three run the very same modules in memory. Regional compilation
+(`compile_repeated_blocks`) is diffusers' own advice for these transformers; UNets are compiled whole. Next: `gpu_check` writes the table.
 """
 
 import gc
@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import _host_cache
 import _random_models
 import _report
 import diffusers
@@ -29,17 +30,33 @@ class Timing(NamedTuple):
     whole_s: float
 
 
-def measure(device: torch.device, *, tiny: bool) -> tuple[dict[str, float], list[_report.Row]]:
-    """Time every model; figures are named `<model>_step_vs_eager` and `<model>_step_vs_compiled` (below 1: we are faster)."""
-    figures, rows = dict[str, float](), list[_report.Row]()
+class Measured(NamedTuple):
+    """What was found out about all models."""
+
+    figures: dict[str, float]
+    """`<model>_step_vs_eager` and `<model>_step_vs_compiled` (below 1: we are faster), `<model>_return_s`."""
+    rows: list[_report.Row]
+    trips: list[_report.Row]
+    failures: list[str]
+
+
+def measure(device: torch.device, *, tiny: bool) -> Measured:
+    """Time every model."""
+    figures, rows, trips, failures = dict[str, float](), list[_report.Row](), list[_report.Row](), list[str]()
     for name, work in _random_models.WORKS.items():
         print(f"{name}: making it", flush=True)
-        timings = _time_model(name, work, device, tiny=tiny)
+        timings, trip = _time_model(name, work, device, tiny=tiny)
         key = name.split()[0].lower().replace(".", "_").replace("-", "_")
         for other in ("diffusers", "diffusers compiled"):
             if other in timings:
                 suffix = "compiled" if other.endswith("compiled") else "eager"
                 figures[f"{key}_step_vs_{suffix}"] = timings["ours"].step_ms / timings[other].step_ms
+        figures[f"{key}_return_s"] = trip.return_s
+        trips.append({"model": name, **trip._asdict()})
+        if not trip.is_same or trip.left_bytes > _host_cache.LEFT_SHARE_MAX * trip.size_bytes:
+            failures.append(
+                f"{name}: off the device it left {trip.left_bytes} bytes there; the same after: {trip.is_same}"
+            )
         rows += [
             {"model": name, "made by": maker, "step_ms": timing.step_ms, "whole_s": timing.whole_s}
             for maker, timing in timings.items()
@@ -47,10 +64,12 @@ def measure(device: torch.device, *, tiny: bool) -> tuple[dict[str, float], list
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
-    return figures, rows
+    return Measured(figures, rows, trips, failures)
 
 
-def _time_model(name: str, work: _random_models.Work, device: torch.device, *, tiny: bool) -> dict[str, Timing]:
+def _time_model(
+    name: str, work: _random_models.Work, device: torch.device, *, tiny: bool
+) -> tuple[dict[str, Timing], _host_cache.Trip]:
     with _random_models.made_on(device, torch.bfloat16):
         pipeline = work.make(tiny)
     pipeline.set_progress_bar_config(disable=True)
@@ -60,11 +79,12 @@ def _time_model(name: str, work: _random_models.Work, device: torch.device, *, t
         "ours": _timed(lambda times: _ours(family, job, times), device),
         "diffusers": _timed(lambda times: _theirs(pipeline, job, times), device),
     }
+    trip = _host_cache.measure(family, device)
     if device.type == "cuda":
         print(f"{name}: compiling", flush=True)
         _compile(pipeline)
         timings["diffusers compiled"] = _timed(lambda times: _theirs(pipeline, job, times), device)
-    return timings
+    return timings, trip
 
 
 def _timed(make: Callable[[list[float]], None], device: torch.device) -> Timing:

@@ -3,8 +3,8 @@
 `python benchmarks/gpu_check.py --suite engine [--device cuda|cpu] [--quick] --json FILE` needs torch, diffusers, transformers, safetensors
 and cuda-python, and nothing else of Darkroom's: it imports the engine and the kernels alone. `engine`: pictures equal to diffusers' in
 bfloat16 and float32, checkpoint and resume, memory after 1,000 aborted generations, the mixed batch benchmark. `models`: published
-architectures at their real sizes beside diffusers eager and compiled. `kernels`: every kernel against its reference, and its time. It
-exits with 1 if a check fails.
+architectures at their real sizes beside diffusers eager and compiled, and their ways to host memory and back. `kernels`: every kernel
+against its reference, and its time. It exits with 1 if a check fails.
 """
 
 import dataclasses
@@ -95,8 +95,9 @@ def check_engine(device: torch.device, *, quick: bool) -> Checked:
 
 def check_models(device: torch.device, *, quick: bool) -> Checked:
     """Time published architectures; tiny ones if quick."""
-    figures, rows = _gpu_models.measure(device, tiny=quick)
-    return Checked(figures, {"milliseconds a step, seconds a generation": rows}, [])
+    found = _gpu_models.measure(device, tiny=quick)
+    tables = {"milliseconds a step, seconds a generation": found.rows, "off the device and back": found.trips}
+    return Checked(found.figures, tables, found.failures)
 
 
 def check_kernels(device: torch.device, *, quick: bool) -> Checked:

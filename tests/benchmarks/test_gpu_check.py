@@ -14,7 +14,16 @@ BARE = {"grpc", "google.protobuf", "asyncpg", "obstore", "jsonschema"}  # what a
     ("suite", "figures"),
     [
         ("kernels", {"kernel_signatures_checked"}),
-        ("models", {"sd1_5_step_vs_eager", "sdxl_step_vs_eager", "flux_1_dev_step_vs_eager", "wan_step_vs_eager"}),
+        (
+            "models",
+            {
+                "sd1_5_step_vs_eager",
+                "sdxl_step_vs_eager",
+                "flux_1_dev_step_vs_eager",
+                "wan_step_vs_eager",
+                "wan_return_s",
+            },
+        ),
         (
             "engine",
             {

@@ -28,6 +28,7 @@ ACCEPTED = [
     "{runnerPools: {gpu: {replicas: 0, resources: {limits: {nvidia.com/gpu: 1}}, settings: {device: 'cuda:0'}}}}",
     "{runnerPools: {mig: {replicas: 1, resources: {limits: {nvidia.com/mig-1g.10gb: 1}}, settings: {device: 'cuda:0'}}}}",
     "{runnerPools: {cpu: {settings: {models: [a, b], preload: [b]}}}}",
+    "{runnerPools: {a: {replicas: 1, resources: {limits: {memory: 96Gi}}, settings: {host_cache_bytes_max: 68719476736}}}}",
     "{image: {control: {digest: 'sha256:" + "a" * 64 + "'}}}",
     "{tls: {existingSecret: '', certManager: {enabled: true, issuerRef: {name: ca}}}}",
     "{blobs: {url: 'gs://bucket/a'}, mediaStore: {publicUrl: 'https://media.example.com'}}",
@@ -86,6 +87,7 @@ CONTRADICTIONS = [
     ("{runnerPools: null}", "runnerPools is empty"),
     ("{runnerPools: {cpu: {settings: {models: [a], preload: [a, b]}}}}", "preload names b"),
     ("{runnerPools: {cpu: {settings: {device: 'cuda:0'}}}}", "ask for no nvidia.com GPU"),
+    ("{runnerPools: {gpu: {replicas: 1, settings: {host_cache_bytes_max: 68719476736}}}}", "must ask for memory"),
     ("{serviceMonitor: {enabled: true}}", "needs networkPolicy.metricsPeers"),
 ]
 

@@ -48,6 +48,10 @@
 {{- end -}}
 {{- end -}}
 {{- $limits := default dict (default dict $pool.resources).limits -}}
+{{- $requests := default dict (default dict $pool.resources).requests -}}
+{{- if and $settings.host_cache_bytes_max (not (or $limits.memory $requests.memory)) -}}
+{{- $faults = append $faults (printf "%s.settings.host_cache_bytes_max cannot be swapped out: its resources must ask for memory" $path) -}}
+{{- end -}}
 {{- if and (hasPrefix "cuda" (default "" $settings.device)) (not (include "darkroom.hasGpu" $limits)) -}}
 {{- $faults = append $faults (printf "%s.settings.device is %s, but its resources.limits ask for no nvidia.com GPU" $path $settings.device) -}}
 {{- end -}}
