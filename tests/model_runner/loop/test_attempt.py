@@ -1,6 +1,7 @@
 """How attempts go wrong, whose fault that is, and that adapters change the picture."""
 
 import asyncio
+import contextlib
 import io
 from typing import Any
 
@@ -14,6 +15,7 @@ from darkroom import ids
 from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
 from darkroom.api.types.v1 import inputs_pb2
 from darkroom.model_runner import peers
+from darkroom.model_runner.loop import attempt
 from tests.model_runner import world as worlds
 
 
@@ -90,6 +92,24 @@ async def test_many_attempts_go_side_by_side(world: worlds.World) -> None:
         ended = [await owner.until("completed", "failed") for _ in assigns]
     seeds = {message.key.generation_id: message.artifacts[0].seed for message in ended}
     assert seeds == {assign.key.generation_id: assign.image.seed for assign in assigns}
+
+
+async def test_a_cancel_as_soon_as_everything_is_fetched_is_heard(
+    world: worlds.World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch = attempt._Attempt._fetch
+
+    async def fetched(self: attempt._Attempt, held: contextlib.AsyncExitStack) -> Any:
+        fetched = await fetch(self, held)
+        asyncio.get_running_loop().call_soon(self.cancel)  # before anybody goes on with what was fetched
+        return fetched
+
+    monkeypatch.setattr(attempt._Attempt, "_fetch", fetched)
+    async with world.runner() as address, world.owner(address) as owner:
+        await owner.send(assign=world.assign(steps=worlds.ENDLESS_STEPS))
+        ended = await owner.until("cancelled", "progress")
+    assert isinstance(ended, pb.Cancelled)
+    assert ended.usage.steps == 0
 
 
 async def test_progress_is_not_told_too_often(world: worlds.World) -> None:

@@ -121,6 +121,7 @@ class _Attempt:
         except asyncio.CancelledError:
             if not self._cancelled:
                 raise
+        if self._cancelled:  # perhaps after everything was fetched, but before the engine heard of it
             return messages.cancelled(self._key)
         fetch_us = clock.monotonic_us() - started_us
         job = messages.job(self._assign, entry, fetched.adapters)
