@@ -1,3 +1,5 @@
+import decimal
+
 from darkroom.api.scheduler.v1 import generation_pb2
 from tests.cli.conftest import Darkroom
 
@@ -26,6 +28,14 @@ def test_there_is_no_bill_for_what_nobody_asked(darkroom: Darkroom) -> None:
     assert "generation_id: must be an id" in darkroom("billing", "show", "everything").err
 
 
-def test_balance_tells_what_is_left_and_what_is_held(darkroom: Darkroom) -> None:
-    assert darkroom("billing", "balance").out.startswith("balance ")
-    assert set(darkroom("billing", "balance", "--json").json) >= {"balance", "held"}
+def test_balance_tells_what_is_there_what_of_it_is_held_and_what_is_available(
+    darkroom: Darkroom, made: generation_pb2.Generation
+) -> None:
+    answer = darkroom("billing", "balance", "--json").json
+    nanos = {name: int(answer[name].get("nanos", 0)) for name in ("balance", "held", "available")}
+    assert nanos["held"] > 0  # what the scheduler has set aside ahead of more work
+    assert nanos["available"] == nanos["balance"] - nanos["held"]
+    said = [line.split() for line in darkroom("billing", "balance").out.splitlines()]
+    assert [line[0] for line in said] == ["balance", "held", "available"]
+    for name, figure, currency, *_ in said:
+        assert (decimal.Decimal(figure) * 10**9, currency) == (nanos[name], "USD")

@@ -27,9 +27,16 @@ def show_(generation_id: str, as_json: bool) -> None:
 @billing.command()
 @AS_JSON
 def balance(as_json: bool) -> None:
-    """Show the tenant's balance and what is held for work under way."""
+    """Show the tenant's balance, what of it is held for work, and what is available."""
     answer = ask.tenant(lambda darkroom: darkroom.balance())
     if as_json:
         show.as_json(answer)
     else:
-        click.echo(f"balance {show.amount(answer.balance)}, of which held {show.amount(answer.held)}")
+        lines = (
+            ("balance", answer.balance, "credit less charges"),
+            ("held", answer.held, "set aside for work, some ahead of it; what is not needed comes back within minutes"),
+            ("available", answer.available, "the rest"),
+        )
+        width = max(len(show.amount(value)) for _, value, _ in lines)
+        for name, value, meaning in lines:
+            click.echo(f"{name:<9}  {show.amount(value):>{width}}  {meaning}")

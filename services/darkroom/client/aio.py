@@ -248,7 +248,7 @@ class AsyncClient:
             return billing_pb.Charge(generation_id=generation_id, state=billing_pb.CHARGE_STATE_PENDING)
 
     async def balance(self) -> billing_pb.GetBalanceResponse:
-        """The tenant's balance and what is held."""
+        """The tenant's balance, what of it is held for work, and what is available."""
         with _translated():
             return await self.billing.GetBalance(billing_pb.GetBalanceRequest())
 

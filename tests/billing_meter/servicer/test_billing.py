@@ -102,13 +102,14 @@ async def test_a_report_adds_up(meter: Meter) -> None:
     assert nothing.total.amount == usd(0)
 
 
-async def test_a_balance_is_credit_less_charges(meter: Meter) -> None:
+async def test_a_balance_is_credit_less_charges_and_available_what_is_not_held(meter: Meter) -> None:
     tenant_id = await meter.tenant(10 * USD)
     await meter.grant(tenant_id, 4 * USD)
     await meter.record(await meter.outcome(tenant_id))
     billing: Any = meter.billing((await meter.key(tenant_id)).api_key)
     answer = await billing.GetBalance(pb.GetBalanceRequest())
     assert (answer.balance, answer.held) == (usd(10 * USD - COST), usd(4 * USD - COST))
+    assert answer.available == usd(6 * USD)
 
 
 async def test_a_price_is_set_once_for_each_key(meter: Meter) -> None:

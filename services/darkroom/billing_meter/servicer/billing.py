@@ -9,6 +9,7 @@ import datetime
 from darkroom import postgres, pricing, rpc, validation
 from darkroom.api.billing_meter.v1 import billing_service_pb2 as pb
 from darkroom.api.billing_meter.v1 import billing_service_pb2_grpc
+from darkroom.api.types.v1 import money_pb2
 from darkroom.billing_meter import domain, report
 from darkroom.billing_meter.servicer import Context, check, translate
 from darkroom.billing_meter.store import charges, invariants, prices, tenants, usage
@@ -53,8 +54,10 @@ class BillingServicer(billing_service_pb2_grpc.BillingServiceServicer):
 
     async def GetBalance(self, request: pb.GetBalanceRequest, context: Context) -> pb.GetBalanceResponse:
         """Read the tenant's balance."""
-        tenant = translate.tenant(await tenants.get(self._database, rpc.principal().tenant_id))
-        return pb.GetBalanceResponse(balance=tenant.balance, held=tenant.held)
+        noun = await tenants.get(self._database, rpc.principal().tenant_id)
+        tenant = translate.tenant(noun)
+        available = money_pb2.Money(currency=noun.currency, nanos=noun.balance.available_nanos)
+        return pb.GetBalanceResponse(balance=tenant.balance, held=tenant.held, available=available)
 
     async def SetPrice(self, request: pb.SetPriceRequest, context: Context) -> pb.SetPriceResponse:
         """Make a new price version."""

@@ -348,23 +348,31 @@ class GetBalanceResponse(_message.Message):
 
     BALANCE_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
+    AVAILABLE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def balance(self) -> _money_pb2.Money:
         """Credit less charges."""
 
     @_builtins.property
     def held(self) -> _money_pb2.Money:
-        """Held for work under way."""
+        """The part of it that is set aside for work: what is under way may cost so much at most, and some is set aside ahead of more. What
+        is not needed becomes available again within minutes.
+        """
+
+    @_builtins.property
+    def available(self) -> _money_pb2.Money:
+        """The part of it that nothing is set aside from."""
 
     def __init__(
         self,
         *,
         balance: _money_pb2.Money | None = ...,
         held: _money_pb2.Money | None = ...,
+        available: _money_pb2.Money | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "held", b"held"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "balance", b"balance", "held", b"held"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "held", b"held"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "balance", b"balance", "held", b"held"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
