@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from google.protobuf import json_format
 
@@ -6,7 +8,16 @@ from darkroom.cli import app, ask
 from tests.cli.conftest import Darkroom
 
 
-def test_list_names_the_models_and_how_many_serve_them(darkroom: Darkroom) -> None:
+@pytest.fixture
+def served(darkroom: Darkroom) -> None:
+    """Return when the scheduler counts on the platform's runner, soon after its start."""
+    deadline_s = time.monotonic() + 60
+    while not darkroom("models", "show", "pocket-image", "--json").json.get("runners"):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.1)
+
+
+def test_list_names_the_models_and_how_many_serve_them(darkroom: Darkroom, served: None) -> None:
     header, model = darkroom("models", "list").out.splitlines()
     assert header.split() == ["name", "kind", "family", "runners", "description"]
     assert model.split()[:4] == ["pocket-image", "image", "flux", "1"]
@@ -31,6 +42,25 @@ def test_show_tells_extras_with_their_bounds(
     lines = capsys.readouterr().out.splitlines()
     assert "extras style (anything), true_cfg_scale (number from 1 to 20)" in lines
     assert "a prompt of 0 bytes and 4 LoRAs at most" in lines
+
+
+def test_show_tells_which_pictures_a_model_takes(darkroom: Darkroom) -> None:
+    lines = darkroom("models", "show", "pocket-image").out.splitlines()
+    assert "source image optional" in lines
+    assert "mask image optional" in lines
+    assert darkroom("models", "show", "pocket-image", "--json").json["mask_image"] == "PICTURE_USE_OPTIONAL"
+
+
+@pytest.mark.parametrize(("use", "line"), [("NONE", "source image not taken"), ("REQUIRED", "source image required")])
+def test_show_tells_of_models_that_need_or_refuse_pictures(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, use: str, line: str
+) -> None:
+    model = json_format.ParseDict({"source_image": f"PICTURE_USE_{use}"}, model_service_pb2.Model())
+    monkeypatch.setattr(ask, "tenant", lambda work: model)
+    assert app.run(["models", "show", "any"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert line in lines
+    assert not any(line.startswith("mask image") for line in lines)
 
 
 def test_a_model_that_is_not_there(darkroom: Darkroom) -> None:

@@ -10,6 +10,12 @@ from darkroom.cli import ask, show
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
+_PICTURE_USES = {
+    model_pb.PICTURE_USE_NONE: "not taken",
+    model_pb.PICTURE_USE_OPTIONAL: "optional",
+    model_pb.PICTURE_USE_REQUIRED: "required",
+}
+
 
 @click.group()
 def models() -> None:
@@ -49,6 +55,9 @@ def show_(name: str, as_json: bool) -> None:
         click.echo(f"\nsamplers {', '.join(model.samplers)}")
     click.echo(f"quality tiers {', '.join(show.tier_name(tier) for tier in model.qualities)}")
     click.echo(f"a prompt of {model.prompt_bytes_max} bytes and {model.adapters_max} LoRAs at most")
+    for name, use in (("source image", model.source_image), ("mask image", model.mask_image)):
+        if use in _PICTURE_USES:
+            click.echo(f"{name} {_PICTURE_USES[use]}")
     extras = show.as_dict(model.extras_schema).get("properties", {})
     if extras:
         click.echo(f"extras {', '.join(f'{name} ({_extra(schema)})' for name, schema in sorted(extras.items()))}")

@@ -3,7 +3,7 @@ import datetime
 from pathlib import Path
 
 from darkroom import catalog, pricing
-from darkroom.api.scheduler.v1 import generation_pb2
+from darkroom.api.scheduler.v1 import generation_pb2, model_service_pb2
 from darkroom.api.types.v1 import media_pb2
 from darkroom.scheduler.domain import generation as domain
 from darkroom.scheduler.servicer import translate
@@ -66,3 +66,12 @@ def test_what_a_model_offers_is_told(catalog_dir: Path) -> None:
     told = translate.model(catalog.load(catalog_dir)[conftest.MODEL], runners=0)
     assert list(told.samplers) == ["flow_euler", "unipc"]
     assert list(told.qualities) == [media_pb2.QUALITY_TIER_LOSSLESS, media_pb2.QUALITY_TIER_DRAFT]
+
+
+def test_whether_a_model_takes_pictures_is_told(catalog_dir: Path) -> None:
+    entry = catalog.load(catalog_dir)[conftest.MODEL]
+    told = translate.model(entry, runners=0)
+    assert (told.source_image, told.mask_image) == (model_service_pb2.PICTURE_USE_NONE,) * 2
+    told = translate.model(dataclasses.replace(entry, source_image="required", mask_image="optional"), runners=0)
+    assert told.source_image == model_service_pb2.PICTURE_USE_REQUIRED
+    assert told.mask_image == model_service_pb2.PICTURE_USE_OPTIONAL

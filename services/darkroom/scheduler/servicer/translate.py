@@ -1,6 +1,7 @@
 """The scheduler's nouns as messages."""
 
 import datetime
+from collections.abc import Mapping
 
 from google.protobuf import json_format, struct_pb2, timestamp_pb2
 
@@ -14,6 +15,11 @@ _KINDS = {
     "image": model_service_pb2.MODEL_KIND_IMAGE,
     "video": model_service_pb2.MODEL_KIND_VIDEO,
     "audio": model_service_pb2.MODEL_KIND_AUDIO,
+}
+_PICTURE_USES: Mapping[catalog.Taken, model_service_pb2.PictureUse.ValueType] = {
+    "none": model_service_pb2.PICTURE_USE_NONE,
+    "optional": model_service_pb2.PICTURE_USE_OPTIONAL,
+    "required": model_service_pb2.PICTURE_USE_REQUIRED,
 }
 
 
@@ -101,6 +107,8 @@ def model(entry: catalog.ModelEntry, *, runners: int) -> model_service_pb2.Model
         ),
         runners=runners,
         samplers=entry.samplers,
+        source_image=_PICTURE_USES[entry.source_image],
+        mask_image=_PICTURE_USES[entry.mask_image],
         qualities=[media_pb2.QualityTier.Value(f"QUALITY_TIER_{name}") for name in entry.qualities],
     )
 

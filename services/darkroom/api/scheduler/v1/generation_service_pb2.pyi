@@ -231,7 +231,7 @@ class ListGenerationsResponse(_message.Message):
     """Token of the next page; empty at the end."""
     @_builtins.property
     def generations(self) -> _containers.RepeatedCompositeFieldContainer[_generation_pb2.Generation]:
-        """Newest first."""
+        """Newest first; fewer than asked for where they would not fit into one message."""
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ from darkroom.api.types.v1 import options_pb2 as darkroom_dot_api_dot_types_dot_
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-darkroom/api/scheduler/v1/model_service.proto\x12\x19\x64\x61rkroom.api.scheduler.v1\x1a!darkroom/api/types/v1/media.proto\x1a#darkroom/api/types/v1/options.proto\x1a\x1cgoogle/protobuf/struct.proto\"<\n\x0bNumberLimit\x12\x0b\n\x03min\x18\x01 \x01(\x01\x12\x0b\n\x03max\x18\x02 \x01(\x01\x12\x13\n\x0bmultiple_of\x18\x03 \x01(\x01\"\xa9\x01\n\nModelPrice\x12\x10\n\x08\x63urrency\x18\x01 \x01(\t\x12\x17\n\x0fnanos_per_image\x18\x02 \x01(\x03\x12\x1b\n\x13nanos_per_megapixel\x18\x03 \x01(\x03\x12\x1c\n\x14nanos_per_gpu_second\x18\x04 \x01(\x03\x12\x15\n\rminimum_nanos\x18\x05 \x01(\x03\x12\x1e\n\x16nanos_per_media_second\x18\x06 \x01(\x03\"\x89\x05\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x32\n\x04kind\x18\x02 \x01(\x0e\x32$.darkroom.api.scheduler.v1.ModelKind\x12\x0e\n\x06\x66\x61mily\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x10\n\x08revision\x18\x05 \x01(\t\x12\x0f\n\x07license\x18\x06 \x01(\t\x12<\n\x06limits\x18\x07 \x03(\x0b\x32,.darkroom.api.scheduler.v1.Model.LimitsEntry\x12@\n\x08\x64\x65\x66\x61ults\x18\x08 \x03(\x0b\x32..darkroom.api.scheduler.v1.Model.DefaultsEntry\x12\x18\n\x10prompt_bytes_max\x18\t \x01(\x05\x12\x14\n\x0c\x61\x64\x61pters_max\x18\n \x01(\x05\x12.\n\rextras_schema\x18\x0b \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x34\n\x05price\x18\x0c \x01(\x0b\x32%.darkroom.api.scheduler.v1.ModelPrice\x12\x0f\n\x07runners\x18\r \x01(\x05\x12\x10\n\x08samplers\x18\x0e \x03(\t\x12\x35\n\tqualities\x18\x0f \x03(\x0e\x32\".darkroom.api.types.v1.QualityTier\x1aU\n\x0bLimitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x35\n\x05value\x18\x02 \x01(\x0b\x32&.darkroom.api.scheduler.v1.NumberLimit:\x02\x38\x01\x1a/\n\rDefaultsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"_\n\x12ListModelsResponse\x12\x30\n\x06models\x18\x01 \x03(\x0b\x32 .darkroom.api.scheduler.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"C\n\x10GetModelResponse\x12/\n\x05model\x18\x01 \x01(\x0b\x32 .darkroom.api.scheduler.v1.Model*i\n\tModelKind\x12\x1a\n\x16MODEL_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10MODEL_KIND_IMAGE\x10\x01\x12\x14\n\x10MODEL_KIND_VIDEO\x10\x02\x12\x14\n\x10MODEL_KIND_AUDIO\x10\x03\x32\x86\x02\n\x0cModelService\x12}\n\nListModels\x12,.darkroom.api.scheduler.v1.ListModelsRequest\x1a-.darkroom.api.scheduler.v1.ListModelsResponse\"\x12\x90\x02\x01\x8a\xb5\x18\x0bmodels.read\x12w\n\x08GetModel\x12*.darkroom.api.scheduler.v1.GetModelRequest\x1a+.darkroom.api.scheduler.v1.GetModelResponse\"\x12\x90\x02\x01\x8a\xb5\x18\x0bmodels.readb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-darkroom/api/scheduler/v1/model_service.proto\x12\x19\x64\x61rkroom.api.scheduler.v1\x1a!darkroom/api/types/v1/media.proto\x1a#darkroom/api/types/v1/options.proto\x1a\x1cgoogle/protobuf/struct.proto\"<\n\x0bNumberLimit\x12\x0b\n\x03min\x18\x01 \x01(\x01\x12\x0b\n\x03max\x18\x02 \x01(\x01\x12\x13\n\x0bmultiple_of\x18\x03 \x01(\x01\"\xa9\x01\n\nModelPrice\x12\x10\n\x08\x63urrency\x18\x01 \x01(\t\x12\x17\n\x0fnanos_per_image\x18\x02 \x01(\x03\x12\x1b\n\x13nanos_per_megapixel\x18\x03 \x01(\x03\x12\x1c\n\x14nanos_per_gpu_second\x18\x04 \x01(\x03\x12\x15\n\rminimum_nanos\x18\x05 \x01(\x03\x12\x1e\n\x16nanos_per_media_second\x18\x06 \x01(\x03\"\x81\x06\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x32\n\x04kind\x18\x02 \x01(\x0e\x32$.darkroom.api.scheduler.v1.ModelKind\x12\x0e\n\x06\x66\x61mily\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x10\n\x08revision\x18\x05 \x01(\t\x12\x0f\n\x07license\x18\x06 \x01(\t\x12<\n\x06limits\x18\x07 \x03(\x0b\x32,.darkroom.api.scheduler.v1.Model.LimitsEntry\x12@\n\x08\x64\x65\x66\x61ults\x18\x08 \x03(\x0b\x32..darkroom.api.scheduler.v1.Model.DefaultsEntry\x12\x18\n\x10prompt_bytes_max\x18\t \x01(\x05\x12\x14\n\x0c\x61\x64\x61pters_max\x18\n \x01(\x05\x12.\n\rextras_schema\x18\x0b \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x34\n\x05price\x18\x0c \x01(\x0b\x32%.darkroom.api.scheduler.v1.ModelPrice\x12\x0f\n\x07runners\x18\r \x01(\x05\x12\x10\n\x08samplers\x18\x0e \x03(\t\x12\x35\n\tqualities\x18\x0f \x03(\x0e\x32\".darkroom.api.types.v1.QualityTier\x12;\n\x0csource_image\x18\x10 \x01(\x0e\x32%.darkroom.api.scheduler.v1.PictureUse\x12\x39\n\nmask_image\x18\x11 \x01(\x0e\x32%.darkroom.api.scheduler.v1.PictureUse\x1aU\n\x0bLimitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x35\n\x05value\x18\x02 \x01(\x0b\x32&.darkroom.api.scheduler.v1.NumberLimit:\x02\x38\x01\x1a/\n\rDefaultsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"_\n\x12ListModelsResponse\x12\x30\n\x06models\x18\x01 \x03(\x0b\x32 .darkroom.api.scheduler.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"C\n\x10GetModelResponse\x12/\n\x05model\x18\x01 \x01(\x0b\x32 .darkroom.api.scheduler.v1.Model*i\n\tModelKind\x12\x1a\n\x16MODEL_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10MODEL_KIND_IMAGE\x10\x01\x12\x14\n\x10MODEL_KIND_VIDEO\x10\x02\x12\x14\n\x10MODEL_KIND_AUDIO\x10\x03*s\n\nPictureUse\x12\x1b\n\x17PICTURE_USE_UNSPECIFIED\x10\x00\x12\x14\n\x10PICTURE_USE_NONE\x10\x01\x12\x18\n\x14PICTURE_USE_OPTIONAL\x10\x02\x12\x18\n\x14PICTURE_USE_REQUIRED\x10\x03\x32\x86\x02\n\x0cModelService\x12}\n\nListModels\x12,.darkroom.api.scheduler.v1.ListModelsRequest\x1a-.darkroom.api.scheduler.v1.ListModelsResponse\"\x12\x90\x02\x01\x8a\xb5\x18\x0bmodels.read\x12w\n\x08GetModel\x12*.darkroom.api.scheduler.v1.GetModelRequest\x1a+.darkroom.api.scheduler.v1.GetModelResponse\"\x12\x90\x02\x01\x8a\xb5\x18\x0bmodels.readb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,26 +42,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELSERVICE'].methods_by_name['ListModels']._serialized_options = b'\220\002\001\212\265\030\013models.read'
   _globals['_MODELSERVICE'].methods_by_name['GetModel']._loaded_options = None
   _globals['_MODELSERVICE'].methods_by_name['GetModel']._serialized_options = b'\220\002\001\212\265\030\013models.read'
-  _globals['_MODELKIND']._serialized_start=1323
-  _globals['_MODELKIND']._serialized_end=1428
+  _globals['_MODELKIND']._serialized_start=1443
+  _globals['_MODELKIND']._serialized_end=1548
+  _globals['_PICTUREUSE']._serialized_start=1550
+  _globals['_PICTUREUSE']._serialized_end=1665
   _globals['_NUMBERLIMIT']._serialized_start=178
   _globals['_NUMBERLIMIT']._serialized_end=238
   _globals['_MODELPRICE']._serialized_start=241
   _globals['_MODELPRICE']._serialized_end=410
   _globals['_MODEL']._serialized_start=413
-  _globals['_MODEL']._serialized_end=1062
-  _globals['_MODEL_LIMITSENTRY']._serialized_start=928
-  _globals['_MODEL_LIMITSENTRY']._serialized_end=1013
-  _globals['_MODEL_DEFAULTSENTRY']._serialized_start=1015
-  _globals['_MODEL_DEFAULTSENTRY']._serialized_end=1062
-  _globals['_LISTMODELSREQUEST']._serialized_start=1064
-  _globals['_LISTMODELSREQUEST']._serialized_end=1122
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1124
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1219
-  _globals['_GETMODELREQUEST']._serialized_start=1221
-  _globals['_GETMODELREQUEST']._serialized_end=1252
-  _globals['_GETMODELRESPONSE']._serialized_start=1254
-  _globals['_GETMODELRESPONSE']._serialized_end=1321
-  _globals['_MODELSERVICE']._serialized_start=1431
-  _globals['_MODELSERVICE']._serialized_end=1693
+  _globals['_MODEL']._serialized_end=1182
+  _globals['_MODEL_LIMITSENTRY']._serialized_start=1048
+  _globals['_MODEL_LIMITSENTRY']._serialized_end=1133
+  _globals['_MODEL_DEFAULTSENTRY']._serialized_start=1135
+  _globals['_MODEL_DEFAULTSENTRY']._serialized_end=1182
+  _globals['_LISTMODELSREQUEST']._serialized_start=1184
+  _globals['_LISTMODELSREQUEST']._serialized_end=1242
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1244
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1339
+  _globals['_GETMODELREQUEST']._serialized_start=1341
+  _globals['_GETMODELREQUEST']._serialized_end=1372
+  _globals['_GETMODELRESPONSE']._serialized_start=1374
+  _globals['_GETMODELRESPONSE']._serialized_end=1441
+  _globals['_MODELSERVICE']._serialized_start=1668
+  _globals['_MODELSERVICE']._serialized_end=1930
 # @@protoc_insertion_point(module_scope)

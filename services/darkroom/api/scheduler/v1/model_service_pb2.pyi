@@ -49,6 +49,34 @@ MODEL_KIND_AUDIO: ModelKind.ValueType  # 3
 """Audio."""
 Global___ModelKind: _TypeAlias = ModelKind  # noqa: Y015
 
+class _PictureUse:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PictureUseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PictureUse.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PICTURE_USE_UNSPECIFIED: _PictureUse.ValueType  # 0
+    """The scheduler is older than this field."""
+    PICTURE_USE_NONE: _PictureUse.ValueType  # 1
+    """They must not."""
+    PICTURE_USE_OPTIONAL: _PictureUse.ValueType  # 2
+    """They may."""
+    PICTURE_USE_REQUIRED: _PictureUse.ValueType  # 3
+    """They must."""
+
+class PictureUse(_PictureUse, metaclass=_PictureUseEnumTypeWrapper):
+    """Whether requests name a picture."""
+
+PICTURE_USE_UNSPECIFIED: PictureUse.ValueType  # 0
+"""The scheduler is older than this field."""
+PICTURE_USE_NONE: PictureUse.ValueType  # 1
+"""They must not."""
+PICTURE_USE_OPTIONAL: PictureUse.ValueType  # 2
+"""They may."""
+PICTURE_USE_REQUIRED: PictureUse.ValueType  # 3
+"""They must."""
+Global___PictureUse: _TypeAlias = PictureUse  # noqa: Y015
+
 @_typing.final
 class NumberLimit(_message.Message):
     """The bounds of one number."""
@@ -183,6 +211,8 @@ class Model(_message.Message):
     RUNNERS_FIELD_NUMBER: _builtins.int
     SAMPLERS_FIELD_NUMBER: _builtins.int
     QUALITIES_FIELD_NUMBER: _builtins.int
+    SOURCE_IMAGE_FIELD_NUMBER: _builtins.int
+    MASK_IMAGE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, as used in requests."""
     kind: Global___ModelKind.ValueType
@@ -201,6 +231,10 @@ class Model(_message.Message):
     """Most adapters in one request."""
     runners: _builtins.int
     """Runners that can serve it now; 0 means requests wait."""
+    source_image: Global___PictureUse.ValueType
+    """The picture that a generation starts from."""
+    mask_image: Global___PictureUse.ValueType
+    """The mask that says where the picture is painted anew."""
     @_builtins.property
     def limits(self) -> _containers.MessageMap[_builtins.str, Global___NumberLimit]:
         """Bounds by parameter, such as "width"."""
@@ -243,10 +277,12 @@ class Model(_message.Message):
         runners: _builtins.int = ...,
         samplers: _abc.Iterable[_builtins.str] | None = ...,
         qualities: _abc.Iterable[_media_pb2.QualityTier.ValueType] | None = ...,
+        source_image: Global___PictureUse.ValueType = ...,
+        mask_image: Global___PictureUse.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["extras_schema", b"extras_schema", "price", b"price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters_max", b"adapters_max", "defaults", b"defaults", "description", b"description", "extras_schema", b"extras_schema", "family", b"family", "kind", b"kind", "license", b"license", "limits", b"limits", "name", b"name", "price", b"price", "prompt_bytes_max", b"prompt_bytes_max", "qualities", b"qualities", "revision", b"revision", "runners", b"runners", "samplers", b"samplers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters_max", b"adapters_max", "defaults", b"defaults", "description", b"description", "extras_schema", b"extras_schema", "family", b"family", "kind", b"kind", "license", b"license", "limits", b"limits", "mask_image", b"mask_image", "name", b"name", "price", b"price", "prompt_bytes_max", b"prompt_bytes_max", "qualities", b"qualities", "revision", b"revision", "runners", b"runners", "samplers", b"samplers", "source_image", b"source_image"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
