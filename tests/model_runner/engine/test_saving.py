@@ -127,6 +127,34 @@ def test_a_device_that_is_lost_while_a_file_is_taken_in_is_told(harness: Any, mo
         run.run()
 
 
+def test_a_generation_that_cannot_be_saved_goes_on_and_is_put_aside_without(
+    harness: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = harness()
+    monkeypatch.setattr(checkpoint, "save", raising(MemoryError()))
+    for key in ("1", "2"):
+        run.loop.accept(job(key, int(key)))
+    run.turn(2)
+    run.loop.checkpoint("1")
+    assert not any(isinstance(event, Checkpointed) for event in run.events)
+    saving.suspend(run.loop._floor, run.loop._floor.generations["2"])
+    assert run.end("2").data is None
+    run.run()
+    assert isinstance(run.end("1"), Finished)
+    seen = run.loop.snapshot
+    used_us = run.end("1").usage.device_time_us + run.end("2").usage.device_time_us
+    assert seen.busy_us == used_us + seen.platform_us
+
+
+def test_a_device_that_is_lost_while_a_file_is_made_is_told(harness: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = harness()
+    monkeypatch.setattr(checkpoint, "save", raising(errors.DeviceLost("gone")))
+    run.loop.accept(job("1"))
+    run.turn(1)
+    with pytest.raises(errors.DeviceLost):
+        run.loop.checkpoint("1")
+
+
 def raising(error: Exception) -> Callable[..., Any]:
     def fail(*arguments: Any, **named: Any) -> Any:
         raise error

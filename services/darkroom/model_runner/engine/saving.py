@@ -19,23 +19,27 @@ _log = logging.getLogger(__name__)
 
 
 def save(floor: Floor, generation: Generation) -> bytes | None:
-    """Return the generation's state file, made at the platform's expense; None if it has none that can be saved."""
+    """Return the generation's state file, made at the platform's expense; None if it has none, or it cannot be made."""
     images: dict[int, State | Output] = {row.image: row.state for row in floor.rows if row.generation is generation}
     if not images or not all(state.is_portable for state in images.values() if isinstance(state, State)):
         return None
     images |= generation.outputs
     generation.mark("denoise", now_us=floor.now_us())
-    started_us = floor.device_us()
-    data = checkpoint.save(
-        [images[image] for image in sorted(images)],
-        generation.usage(),
-        generation.stages(),
-        job=generation.job,
-        spec=floor.residency.spec(generation.job.model),
-    )
-    floor.account.platform(floor.device_us() - started_us)
     generation.saved_us = floor.now_us()
-    return data
+    started_us = floor.device_us()
+    try:
+        return checkpoint.save(
+            [images[image] for image in sorted(images)],
+            generation.usage(),
+            generation.stages(),
+            job=generation.job,
+            spec=floor.residency.spec(generation.job.model),
+        )
+    except Exception as error:  # it costs the checkpoint alone
+        _outlive(error, f"generation {generation.job.key} cannot be saved")
+        return None
+    finally:
+        floor.account.platform(floor.now_us() - started_us)
 
 
 def tell(floor: Floor, generation: Generation) -> None:
@@ -91,8 +95,13 @@ def restore(floor: Floor, generation: Generation) -> checkpoint.Saved | None:
         return checkpoint.load(job.checkpoint, job=job, spec=spec, device=device)
     except checkpoint.Refused as refusal:
         _log.warning("generation %s begins anew: %s", job.key, refusal)
-    except Exception as error:  # a forged file, or one that this device has no memory for: the engine outlives it
-        if isinstance(known := errors.translate(error), errors.DeviceLost):
-            raise known from error
-        _log.warning("generation %s begins anew: its checkpoint cannot be read (%s)", job.key, type(error).__name__)
+    except Exception as error:  # a forged file, or one that this device has no memory for
+        _outlive(error, f"generation {job.key} begins anew: its checkpoint cannot be read")
     return None
+
+
+def _outlive(error: Exception, what: str) -> None:
+    """Go on after an error, which is logged; DeviceLost if that was it."""
+    if isinstance(known := errors.translate(error), errors.DeviceLost):
+        raise known from error
+    _log.warning("%s (%s)", what, type(error).__name__)
