@@ -9,14 +9,15 @@ def test_the_engines_numbers_are_read_when_they_are_exported() -> None:
     snapshot = Snapshot(
         busy_us=100,
         platform_us=30,
-        jobs_waiting=0,
-        rows_live=0,
+        jobs_waiting=5,
+        rows_live=3,
         models=(),
         adapters=(),
         step_costs=(),
         slowdown=1.0,
         texts_remembered=4,
         texts_encoded=2,
+        merged_bytes=24,
         host_cache_bytes=64,
     )
     reader = InMemoryMetricReader()
@@ -32,6 +33,9 @@ def test_the_engines_numbers_are_read_when_they_are_exported() -> None:
     }
     provider.shutdown()
     assert told == {
+        ("darkroom.model_runner.jobs_waiting",): 5,
+        ("darkroom.model_runner.rows_live",): 3,
+        ("darkroom.model_runner.merged",): 24,
         ("darkroom.model_runner.host_cache",): 64,
         ("darkroom.model_runner.busy", "generations"): 70,
         ("darkroom.model_runner.busy", "platform"): 30,

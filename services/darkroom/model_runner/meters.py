@@ -12,7 +12,7 @@ from darkroom.model_runner.engine import job as engine_job
 
 
 def observe(meter: metrics.Meter, look: Callable[[], engine_job.Snapshot]) -> None:
-    """Have the meter read the engine's busy time, what its embedding cache saved, and what its host cache holds."""
+    """Have the meter read the engine's busy time, its queue, its rows, its memory, and what its embedding cache saved."""
 
     def busy(_options: metrics.CallbackOptions) -> Iterator[metrics.Observation]:
         seen = look()
@@ -24,12 +24,16 @@ def observe(meter: metrics.Meter, look: Callable[[], engine_job.Snapshot]) -> No
         yield metrics.Observation(seen.texts_remembered, {"result": "hit"})
         yield metrics.Observation(seen.texts_encoded, {"result": "miss"})
 
-    def kept(_options: metrics.CallbackOptions) -> Iterator[metrics.Observation]:
-        yield metrics.Observation(look().host_cache_bytes)
+    def gauge(name: str, field: str, unit: str, description: str) -> None:
+        def read(_options: metrics.CallbackOptions) -> Iterator[metrics.Observation]:
+            yield metrics.Observation(getattr(look(), field))
 
-    meter.create_observable_gauge(
-        "darkroom.model_runner.host_cache", [kept], unit="By", description="host memory of models off the accelerator"
-    )
+        meter.create_observable_gauge(f"darkroom.model_runner.{name}", [read], unit=unit, description=description)
+
+    gauge("jobs_waiting", "jobs_waiting", "{generation}", "generations aboard that have not begun")
+    gauge("rows_live", "rows_live", "{row}", "images, videos and sounds under way")
+    gauge("merged", "merged_bytes", "By", "accelerator memory of weights with merged LoRAs, beside the models' own")
+    gauge("host_cache", "host_cache_bytes", "By", "host memory of models off the accelerator")
     meter.create_observable_counter(
         "darkroom.model_runner.busy", [busy], unit="us", description="time the engine has worked, by who bears it"
     )

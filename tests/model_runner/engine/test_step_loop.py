@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from darkroom.model_runner import step_cost
-from darkroom.model_runner.engine import errors
+from darkroom.model_runner.engine import adapters, errors
 from darkroom.model_runner.engine.job import (
     AdapterUse,
     Cancelled,
@@ -276,3 +276,13 @@ def test_a_stream_of_newcomers_of_another_model_delays_nobody_for_ever(harness: 
         if any(isinstance(event, Finished) for event in run.of("old")):
             break
     assert run.end("old").outputs
+
+
+def test_what_merged_weights_take_is_told(harness: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = harness()
+    run.loop.accept(job("1"))
+    run.turn()
+    assert run.loop.snapshot.merged_bytes == 0
+    monkeypatch.setattr(adapters.Bank, "merged_bytes", 24)
+    run.turn()
+    assert run.loop.snapshot.merged_bytes == 24

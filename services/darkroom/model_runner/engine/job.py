@@ -291,9 +291,10 @@ class Snapshot:
     slowdown: float
     """How much longer steps take of late than the table says, at least 1.0."""
     texts_remembered: int = 0
-    """Texts whose embeddings were there already when they were wanted."""
+    """Texts whose embeddings were there already when they were wanted; the others were encoded."""
     fixed_costs: tuple[FixedCost, ...] = ()
     texts_encoded: int = 0
-    """Texts whose embeddings were not."""
+    merged_bytes: int = 0
+    """Device memory that weights with merged LoRAs take, beside the models' own."""
     host_cache_bytes: int = 0
     """Host memory that models take which have left the device."""

@@ -73,6 +73,11 @@ class Residency:
         return tuple(digest for resident in self._resident.values() for digest in resident.family.bank.digests)
 
     @property
+    def merged_bytes(self) -> int:
+        """Memory that weights with merged LoRAs take, beside the models' own."""
+        return sum(resident.family.bank.merged_bytes for resident in self._resident.values())
+
+    @property
     def host_cache_bytes(self) -> int:
         """Host memory that models take which have left the device."""
         return self._host.size_bytes

@@ -188,5 +188,6 @@ class StepLoop:
             fixed_costs=floor.fixed_costs.snapshot(),
             texts_remembered=floor.residency.embeddings.hits,
             texts_encoded=floor.residency.embeddings.misses,
+            merged_bytes=floor.residency.merged_bytes,
             host_cache_bytes=floor.residency.host_cache_bytes,
         )
