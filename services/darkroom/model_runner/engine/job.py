@@ -290,9 +290,9 @@ class Snapshot:
     step_costs: tuple[StepCost, ...]
     slowdown: float
     """How much longer steps take of late than the table says, at least 1.0."""
+    fixed_costs: tuple[FixedCost, ...] = ()
     texts_remembered: int = 0
     """Texts whose embeddings were there already when they were wanted; the others were encoded."""
-    fixed_costs: tuple[FixedCost, ...] = ()
     texts_encoded: int = 0
     merged_bytes: int = 0
     """Device memory that weights with merged LoRAs take, beside the models' own."""
