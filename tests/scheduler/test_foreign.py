@@ -40,8 +40,10 @@ def test_while_working_the_slowdown_tells_and_is_smoothed():
     assert after(working(1.0)) == 0.0
 
 
-def test_not_supported_changes_nothing():
-    assert after(idle(40), idle(None)) == 0.4
+def test_where_nvml_tells_nothing_a_slow_runner_is_tried_again():
+    slowed = [working(10.0)] * 20
+    assert after(*slowed, idle(None)) == pytest.approx(0.88, abs=0.01)
+    assert after(*slowed, *[idle(None)] * 200) < 0.02
 
 
 @given(

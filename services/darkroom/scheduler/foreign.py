@@ -8,6 +8,9 @@ saturation NVML shows 100 % whoever is to blame.
 from typing import NamedTuple
 
 SMOOTHING = 0.5  # weight of a new reading while the engine works, whose slowdown jitters
+FORGOTTEN = (
+    0.02  # of an idle engine's share at each heartbeat where NVML tells nothing: half in 17 s, and it is tried again
+)
 
 
 class Reading(NamedTuple):
@@ -38,6 +41,8 @@ def update(before: Share, reading: Reading) -> Share:
     if not reading.engine_idle:
         seen = 1.0 - 1.0 / max(reading.slowdown, 1.0)
         return Share(before.utilization + SMOOTHING * (seen - before.utilization), None)
-    if before.idle_at_busy_us == reading.busy_us and reading.utilization_percent is not None:
+    if reading.utilization_percent is None:
+        return Share(before.utilization * (1.0 - FORGOTTEN), reading.busy_us)
+    if before.idle_at_busy_us == reading.busy_us:
         return Share(min(max(reading.utilization_percent / 100, 0.0), 1.0), reading.busy_us)
     return Share(before.utilization, reading.busy_us)
