@@ -23,6 +23,7 @@ def test_a_bill_lists_units_and_adds_up(capsys: pytest.CaptureFixture[str]) -> N
     lines = [
         money_pb2.PriceLine(meter="image", quantity="1", unit_price_nanos=100_000, amount_nanos=100_000),
         money_pb2.PriceLine(meter="gpu_second", quantity="2.5", unit_price_nanos=4 * 10**9, amount_nanos=10**10),
+        money_pb2.PriceLine(meter="media_second", quantity="1.125", unit_price_nanos=8 * 10**9, amount_nanos=9 * 10**9),
         money_pb2.PriceLine(meter="cap", quantity="1", unit_price_nanos=-(10**9), amount_nanos=-(10**9)),
     ]
     show.bill(
@@ -30,7 +31,7 @@ def test_a_bill_lists_units_and_adds_up(capsys: pytest.CaptureFixture[str]) -> N
             generation_id=ID,
             state=billing_pb.CHARGE_STATE_POSTED,
             lines=lines,
-            amount=usd(9_000_100_000),
+            amount=usd(18_000_100_000),
             usage=money_pb2.Usage(gpu_time_us=2_500_000),
             transaction_id="txn_1",
         )
@@ -39,8 +40,9 @@ def test_a_bill_lists_units_and_adds_up(capsys: pytest.CaptureFixture[str]) -> N
         "unit                             quantity  price of one  amount in USD",
         "image                                   1   0.000100000    0.000100000",
         "GPU-second                            2.5   4.000000000   10.000000000",
+        "second of media                     1.125   8.000000000    9.000000000",
         "above the estimate, not charged                           -1.000000000",
-        "total                                                      9.000100000",
+        "total                                                     18.000100000",
         "2.500000 GPU-seconds used; POSTED to the ledger as txn_1",
     ]
 

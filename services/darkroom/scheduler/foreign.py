@@ -8,9 +8,7 @@ saturation NVML shows 100 % whoever is to blame.
 from typing import NamedTuple
 
 SMOOTHING = 0.5  # weight of a new reading while the engine works, whose slowdown jitters
-FORGOTTEN = (
-    0.02  # of an idle engine's share at each heartbeat where NVML tells nothing: half in 17 s, and it is tried again
-)
+FORGOTTEN = 0.02  # at each idle heartbeat where NVML tells nothing: half in 17 s, so that the runner is tried again
 
 
 class Reading(NamedTuple):
