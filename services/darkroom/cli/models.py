@@ -83,4 +83,5 @@ def _limits(model: model_pb.Model, name: str) -> tuple[str, ...]:
     if name not in model.limits:
         return (name, default, "", "", "")
     limit = model.limits[name]
-    return (name, default, f"{limit.min:g}", f"{limit.max:g}", f"{limit.multiple_of:g}" if limit.multiple_of else "")
+    multiple_of = f"{limit.multiple_of:g}" if limit.multiple_of > 1 else ""
+    return (name, default, f"{limit.min:g}", f"{limit.max:g}", multiple_of)

@@ -213,10 +213,10 @@ def _merged(spec: ModelSpec, use: AdapterUse) -> diffusers.FluxPipeline:
 @pytest.mark.parametrize(
     ("name", "changes", "text"),
     [
-        ("true_cfg", {"width": 34}, "multiples of 4"),
-        ("true_cfg", {"height": 33}, "multiples of 4"),
-        ("embedded", {"negative_prompt": "red"}, "no negative prompt"),
-        ("none", {"negative_prompt": "red"}, "no negative prompt"),
+        ("true_cfg", {"width": 34}, "width: must be a multiple of 4, not 34"),
+        ("true_cfg", {"height": 33}, "height: must be a multiple of 4, not 33"),
+        ("embedded", {"negative_prompt": "red"}, "negative_prompt: model embedded takes none"),
+        ("none", {"negative_prompt": "red"}, "negative_prompt: model none takes none"),
     ],
 )
 def test_refuses_what_the_model_cannot_do(models: Any, make_job: Any, name: str, changes: Any, text: str) -> None:

@@ -206,7 +206,7 @@ def test_what_the_mask_keeps_is_the_picture(models: Any, parts: Any, make_job: A
         ("fill", {}, "source_image: model fill only fills"),
         ("edit", {"source_image": PICTURES["same"], "mask_image": MASK}, "mask_image: model edit"),
         ("edit", {"source_image": PICTURES["same"], "strength": 0.5}, "strength: model edit"),
-        ("edit", {"negative_prompt": "red"}, "no negative prompt unless true_cfg_scale"),
+        ("edit", {"negative_prompt": "red"}, "negative_prompt: model edit takes none unless true_cfg_scale"),
     ],
 )
 def test_refuses_what_the_model_cannot_do(models: Any, make_job: Any, model: str, changes: Any, text: str) -> None:

@@ -208,7 +208,7 @@ def test_what_has_begun_cannot_be_saved(families: Any, job: Any) -> None:
     ],
 )
 def test_what_it_cannot_make_is_refused_by_name(families: Any, job: Any, name: str, changes: Any, field: str) -> None:
-    with pytest.raises(errors.BadRequest, match=field.replace(".", r"\.")):
+    with pytest.raises(errors.BadRequest, match="^" + field.replace(".", r"\.") + ": "):
         families[name].prepare([job(name, **{"source_image": None} | changes if name == "video" else changes)])
 
 

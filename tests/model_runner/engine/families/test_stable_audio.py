@@ -149,7 +149,7 @@ def test_a_saved_state_goes_on_bit_by_bit(models: Any, folders: dict[str, Path],
     ],
 )
 def test_what_it_cannot_make_is_refused_by_name(models: Any, sound: Any, changes: Any, field: str) -> None:
-    with pytest.raises(errors.BadRequest, match=field):
+    with pytest.raises(errors.BadRequest, match=f"^{field}: "):
         models["ode"].prepare([sound("ode", **changes)])
 
 

@@ -156,17 +156,19 @@ def test_a_saved_state_goes_on_bit_by_bit(models: Any, folders: dict[str, Path],
 @pytest.mark.parametrize(
     ("name", "changes", "field"),
     [
-        ("text", {"frames": 4}, "num_frames"),
-        ("text", {"width": 40}, "width"),
-        ("text", {"source_image": b""}, "source_image"),
-        ("image", {"source_image": None}, "source_image"),
-        ("image", {"source_image": b"no picture"}, "source_image"),
-        ("text", {"strength": 0.5}, "strength"),
-        ("text", {"sampler": "ddim"}, "sampler"),
+        ("text", {"frames": 4}, "num_frames: must be 1 plus a multiple of 4, not 4$"),
+        ("text", {"width": 40}, "width: must be a multiple of 16, not 40$"),
+        ("text", {"height": 40}, "height: "),
+        ("text", {"mask_image": b""}, "mask_image: "),
+        ("text", {"source_image": b""}, "source_image: "),
+        ("image", {"source_image": None}, "source_image: "),
+        ("image", {"source_image": b"no picture"}, "source_image: "),
+        ("text", {"strength": 0.5}, "strength: "),
+        ("text", {"sampler": "ddim"}, "sampler: "),
     ],
 )
 def test_what_it_cannot_make_is_refused_by_name(models: Any, video: Any, name: str, changes: Any, field: str) -> None:
-    with pytest.raises(errors.BadRequest, match=field):
+    with pytest.raises(errors.BadRequest, match=f"^{field}"):
         models[name].prepare([video(name, **changes)])
 
 

@@ -175,10 +175,11 @@ class Flux:
 
     def _check(self, job: Job) -> None:
         patch = self._latents.patch
-        if job.width % patch or job.height % patch:
-            raise errors.BadRequest(f"width and height must be multiples of {patch}, not {job.width}x{job.height}")
+        for field, length in (("width", job.width), ("height", job.height)):
+            if length % patch:
+                raise errors.BadRequest(f"{field}: must be a multiple of {patch}, not {length}")
         if job.negative_prompt and self._guidance != "true_cfg" and not self._is_guided(job):
-            raise errors.BadRequest(f"model {job.model} takes no negative prompt unless true_cfg_scale is above 1")
+            raise errors.BadRequest(f"negative_prompt: model {job.model} takes none unless true_cfg_scale is above 1")
         flux_latents.first_step(job, flux_latents.task(job, self._kind))
 
     def _encode(self, texts: list[str], *, tokens: int) -> list[dict[str, Tensor]]:

@@ -165,7 +165,7 @@ class Pipeline:
         true_cfg = self._spec.guidance == "true_cfg"
         scale = "true_cfg_scale" if true_cfg and "true_cfg_scale" in self._parameters else "guidance_scale"
         if job.negative_prompt and not true_cfg:
-            raise errors.BadRequest(f"model {job.model} takes no negative prompt")
+            raise errors.BadRequest(f"negative_prompt: model {job.model} takes none")
         if job.sampler:
             raise errors.BadRequest(f"sampler: model {job.model} knows only its own")
         optional = {

@@ -127,11 +127,12 @@ class StableAudio:
     def _check(self, job: Job) -> None:
         window_us = self._window * self._vae.hop_length * 1_000_000 // self.samples_per_second
         if not 0 < job.duration_us <= window_us:
-            raise errors.BadRequest(f"duration_us must be from 1 to {window_us}, not {job.duration_us}")
+            raise errors.BadRequest(f"duration_us: must be from 1 to {window_us}, not {job.duration_us}")
         if job.negative_prompt and not self._guided:
-            raise errors.BadRequest(f"model {job.model} takes no negative prompt")
-        if job.source_image is not None or job.mask_image is not None or job.strength is not None:
-            raise errors.BadRequest(f"model {job.model} takes neither source_image nor mask_image nor strength")
+            raise errors.BadRequest(f"negative_prompt: model {job.model} takes none")
+        for field, given in (*job.files.items(), ("strength", job.strength)):
+            if given is not None:
+                raise errors.BadRequest(f"{field}: model {job.model} takes none")
 
     def _encode(self, texts: list[str], *, tokens: int) -> list[dict[str, Tensor]]:
         """Return each text's embedding, [tokens, width], zeros beyond its end; their number is the model's own."""

@@ -109,17 +109,19 @@ class Wan:
     def _check(self, job: Job) -> None:
         spatial, temporal = self._pipeline.vae_scale_factor_spatial, self._pipeline.vae_scale_factor_temporal
         patch = spatial * self._transformers[0].config.patch_size[1]
-        if job.width % patch or job.height % patch:
-            raise errors.BadRequest(f"width and height must be multiples of {patch}, not {job.width}x{job.height}")
+        for field, length in (("width", job.width), ("height", job.height)):
+            if length % patch:
+                raise errors.BadRequest(f"{field}: must be a multiple of {patch}, not {length}")
         if job.frames % temporal != 1:
-            raise errors.BadRequest(f"num_frames must be one more than a multiple of {temporal}, not {job.frames}")
+            raise errors.BadRequest(f"num_frames: must be 1 plus a multiple of {temporal}, not {job.frames}")
         if job.negative_prompt and not self._guided:
-            raise errors.BadRequest(f"model {job.model} takes no negative prompt")
+            raise errors.BadRequest(f"negative_prompt: model {job.model} takes none")
         if (job.source_image is None) == (self._task == "image"):
             needed = "needs" if self._task == "image" else "takes no"
             raise errors.BadRequest(f"source_image: model {job.model} {needed} first frame")
-        if job.mask_image is not None or job.strength is not None:
-            raise errors.BadRequest(f"model {job.model} takes neither mask_image nor strength")
+        for field, given in (("mask_image", job.mask_image), ("strength", job.strength)):
+            if given is not None:
+                raise errors.BadRequest(f"{field}: model {job.model} takes none")
 
     def _encode(self, texts: list[str], *, tokens: int) -> list[dict[str, Tensor]]:
         encoded, _ = self._pipeline.encode_prompt(
