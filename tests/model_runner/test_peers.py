@@ -5,6 +5,7 @@ import hashlib
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import IO
 
 import grpc.aio
 import pytest
@@ -119,6 +120,32 @@ async def test_a_deleted_adapter_and_anothers_are_not_found(world: worlds.World,
         await lora_service_pb2_grpc.LoraServiceStub(channel).DeleteLora(request)
     with pytest.raises(errors.NotFound):
         await store.lease(world.tenant_id, adapter_id, token).__aenter__()
+
+
+async def test_a_file_under_way_is_not_removed_for_another_ones_room(
+    world: worlds.World, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, token = cache(bytes_max=1), world.capability(GENERATION)
+    slow, quick = [await world.push(worlds.adapter(strength=strength)) for strength in (1.0, 2.0)]
+    copy, written, go_on = peers.Adapters._copy, asyncio.Event(), asyncio.Event()
+
+    async def copied(self: peers.Adapters, adapter_id: str, capability: str, file: IO[bytes]) -> str:
+        digest = await copy(self, adapter_id, capability, file)
+        if adapter_id == slow:
+            written.set()
+            await go_on.wait()
+        return digest
+
+    async def fetch(adapter_id: str) -> bytes:
+        async with store.lease(world.tenant_id, adapter_id, token) as file:
+            return file.path.read_bytes()
+
+    monkeypatch.setattr(peers.Adapters, "_copy", copied)
+    fetching = asyncio.create_task(fetch(slow))
+    await written.wait()
+    assert await fetch(quick) == worlds.adapter(strength=2.0)
+    go_on.set()
+    assert await fetching == worlds.adapter(strength=1.0)
 
 
 async def test_the_same_picture_of_the_same_generation_is_stored_once(world: worlds.World) -> None:

@@ -170,6 +170,7 @@ class Adapters:
     async def _pull(self, adapter_id: str, capability: str, path: Path, sha256: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         draft = path.with_suffix(f".{secrets.token_hex(4)}.part")
+        self._in_use[draft] += 1
         try:
             with draft.open("xb") as file:
                 digest = await self._copy(adapter_id, capability, file)
@@ -178,6 +179,7 @@ class Adapters:
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
+            del self._in_use[draft]
         self._checked.add(path)
         await self._make_room()
 
