@@ -96,7 +96,8 @@ class LoraServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteLora(self, request, context):
-        """Deletes one adapter. Generations that already fetched it finish; later ones are refused.
+        """Deletes one adapter. Generations that already fetched it finish; later ones are refused. One that was accepted and
+        waits for a runner, or must go on on another, FAILS with ADAPTER_NOT_FOUND, free of charge.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

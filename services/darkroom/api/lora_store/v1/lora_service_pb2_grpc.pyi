@@ -44,7 +44,9 @@ class LoraServiceStub:
     PullLora: _grpc.UnaryStreamMultiCallable[_lora_service_pb2.PullLoraRequest, _lora_service_pb2.PullLoraResponse]
     """Streams one adapter's bytes: its description first, then chunks in order."""
     DeleteLora: _grpc.UnaryUnaryMultiCallable[_lora_service_pb2.DeleteLoraRequest, _lora_service_pb2.DeleteLoraResponse]
-    """Deletes one adapter. Generations that already fetched it finish; later ones are refused."""
+    """Deletes one adapter. Generations that already fetched it finish; later ones are refused. One that was accepted and
+    waits for a runner, or must go on on another, FAILS with ADAPTER_NOT_FOUND, free of charge.
+    """
 
 @_typing.type_check_only
 class LoraServiceAsyncStub(LoraServiceStub):
@@ -62,7 +64,9 @@ class LoraServiceAsyncStub(LoraServiceStub):
     PullLora: _aio.UnaryStreamMultiCallable[_lora_service_pb2.PullLoraRequest, _lora_service_pb2.PullLoraResponse]  # type: ignore[assignment]
     """Streams one adapter's bytes: its description first, then chunks in order."""
     DeleteLora: _aio.UnaryUnaryMultiCallable[_lora_service_pb2.DeleteLoraRequest, _lora_service_pb2.DeleteLoraResponse]  # type: ignore[assignment]
-    """Deletes one adapter. Generations that already fetched it finish; later ones are refused."""
+    """Deletes one adapter. Generations that already fetched it finish; later ones are refused. One that was accepted and
+    waits for a runner, or must go on on another, FAILS with ADAPTER_NOT_FOUND, free of charge.
+    """
 
 class LoraServiceServicer(metaclass=_abc_1.ABCMeta):
     """Stores a tenant's adapters."""
@@ -107,6 +111,8 @@ class LoraServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _lora_service_pb2.DeleteLoraRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_lora_service_pb2.DeleteLoraResponse, _abc.Awaitable[_lora_service_pb2.DeleteLoraResponse]]:
-        """Deletes one adapter. Generations that already fetched it finish; later ones are refused."""
+        """Deletes one adapter. Generations that already fetched it finish; later ones are refused. One that was accepted and
+        waits for a runner, or must go on on another, FAILS with ADAPTER_NOT_FOUND, free of charge.
+        """
 
 def add_LoraServiceServicer_to_server(servicer: LoraServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
