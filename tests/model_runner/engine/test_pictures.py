@@ -1,5 +1,6 @@
 """Source pictures reach a VAE as diffusers would hand them to it, whatever file they came in."""
 
+import dataclasses
 import io
 from typing import Any
 
@@ -82,13 +83,19 @@ def test_a_sample_is_diffusers_own() -> None:
 
 
 @pytest.mark.parametrize(("steps", "strength", "first"), [(28, 1.0, 0), (28, 0.6, 11), (4, 0.1, 3), (1, 0.5, 0)])
-def test_the_less_goes_the_later_it_enters(steps: int, strength: float, first: int) -> None:
-    assert pictures.first_step(steps, strength=strength) == first
+def test_the_less_goes_the_later_it_enters(make_job: Any, steps: int, strength: float, first: int) -> None:
+    job = make_job("1", steps=steps, source_image=b"file")
+    assert pictures.first_step(job, strength=strength) == first
+    assert pictures.first_step(dataclasses.replace(job, strength=strength), strength=0.9) == first
 
 
-def test_a_strength_that_leaves_no_step_is_refused() -> None:
+def test_without_a_picture_all_steps_are_taken(make_job: Any) -> None:
+    assert pictures.first_step(make_job("1"), strength=0.5) == 0
+
+
+def test_a_strength_that_leaves_no_step_is_refused(make_job: Any) -> None:
     with pytest.raises(errors.BadRequest, match=r"strength: 0.0 leaves no step"):
-        pictures.first_step(4, strength=0.0)
+        pictures.first_step(make_job("1", source_image=b"file", strength=0.0), strength=0.6)
 
 
 @pytest.mark.parametrize("size", [(32, 16), (100, 90), (41, 37)])

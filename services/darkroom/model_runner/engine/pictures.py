@@ -86,12 +86,15 @@ def sample(distribution: DiagonalGaussianDistribution, generator: torch.Generato
     return drawn
 
 
-def first_step(steps: int, *, strength: float) -> int:
-    """Return the step at which a picture enters a flow-matching model, as diffusers' pipelines do.
+def first_step(job: Job, *, strength: float) -> int:
+    """Return the step at which a job's picture enters a flow-matching model, as diffusers' pipelines do; 0 if it has none.
 
-    `strength` is how much of it goes, 0 to 1; BadRequest if that leaves no step to take.
+    `strength`, how much of it goes, 0 to 1, holds where the job names none; BadRequest if it leaves no step to take.
     """
-    first = int(max(steps - min(steps * strength, steps), 0))
-    if first >= steps:
+    if job.source_image is None:
+        return 0
+    strength = strength if job.strength is None else job.strength
+    first = int(max(job.steps - min(job.steps * strength, job.steps), 0))
+    if first >= job.steps:
         raise errors.BadRequest(f"strength: {strength} leaves no step to take")
     return first

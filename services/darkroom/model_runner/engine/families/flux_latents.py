@@ -52,7 +52,7 @@ def task(job: Job, kind: Kind) -> Task:
 
 def first_step(job: Job, task: Task) -> int:
     """Return the step at which the job's picture enters; BadRequest if that leaves none to take."""
-    return pictures.first_step(job.steps, strength=STRENGTHS.get(task, 1.0) if job.strength is None else job.strength)
+    return pictures.first_step(job, strength=STRENGTHS.get(task, 1.0))
 
 
 def edited_size(size: pictures.Size, *, patch: int) -> pictures.Size:

@@ -124,7 +124,7 @@ class ZImage:
             raise errors.BadRequest(f"mask_image: model {job.model} takes none")
         if job.strength is not None and job.source_image is None:
             raise errors.BadRequest("source_image: strength needs one")
-        _first_step(job)
+        pictures.first_step(job, strength=STRENGTH)
 
     def _encode(self, texts: list[str], *, tokens: int) -> list[dict[str, Tensor]]:
         """Return each text's caption, [its own number of tokens, channels]."""
@@ -132,7 +132,7 @@ class ZImage:
         return [{"text": caption} for caption in encoded]
 
     def _states(self, job: Job, text: dict[str, Tensor]) -> list[State]:
-        plan = self._plan(job).after(_first_step(job))
+        plan = self._plan(job).after(pictures.first_step(job, strength=STRENGTH))
         source: DiagonalGaussianDistribution | None = None
         if job.source_image is not None:
             picture = pictures.read(job.source_image, field="source_image")
@@ -196,9 +196,3 @@ class ZImage:
 
     def _is_guided(self, job: Job) -> bool:
         return self._guidance == "true_cfg" and job.guidance_scale > 0
-
-
-def _first_step(job: Job) -> int:
-    if job.source_image is None:
-        return 0
-    return pictures.first_step(job.steps, strength=STRENGTH if job.strength is None else job.strength)
