@@ -18,6 +18,14 @@ def test_the_judge_counts_and_the_figures_are_written(tmp_path: Path) -> None:
         assert sheet.format == "PNG"
 
 
+def test_quick_makes_few_pictures_one_operation_at_a_time(tmp_path: Path) -> None:
+    said = command(tmp_path)("bench", "judge", "pocket-image", "--quick", "--steps", "1", "--json", "figures.json")
+    assert said.code == 0, said.err
+    written = json.loads(Path("figures.json").read_text())
+    assert written["figures"]["prompts"] == 4
+    assert ", 1 threads, " in written["machine"]
+
+
 def test_a_model_that_is_not_judged_is_misuse(tmp_path: Path) -> None:
     said = command(tmp_path)("bench", "judge", "gigantic")
     assert said.code == 2

@@ -5,6 +5,7 @@ import pathlib
 import click
 
 JUDGED = ("pocket-image",)
+QUICK_PROMPTS = 4
 FILE = click.Path(path_type=pathlib.Path, dir_okay=False)
 
 
@@ -19,7 +20,9 @@ def bench() -> None:
     "--prompts", default=500, show_default=True, type=click.IntRange(1, 5000), help="Unseen prompts of each kind."
 )
 @click.option("--steps", default=28, show_default=True, type=click.IntRange(1, 100))
-@click.option("--quick", is_flag=True, help="20 prompts of each kind: shows that it runs, not how good it is.")
+@click.option(
+    "--quick", is_flag=True, help=f"{QUICK_PROMPTS} prompts of each kind: shows that it runs, not how good it is."
+)
 @click.option("--json", "json_path", type=FILE, help="Write the figures to this file.")
 @click.option("--sheet", "sheet_path", type=FILE, help="Write a contact sheet (PNG) to this file.")
 def judge_(
@@ -31,5 +34,9 @@ def judge_(
 
     entry = catalog.load(pathlib.Path(catalog.__file__).parent / "models")[model]
     pocket_bench.main(
-        entry.directory, prompts=20 if quick else prompts, steps=steps, json_path=json_path, sheet_path=sheet_path
+        entry.directory,
+        prompts=QUICK_PROMPTS if quick else prompts,
+        steps=steps,
+        json_path=json_path,
+        sheet_path=sheet_path,
     )
