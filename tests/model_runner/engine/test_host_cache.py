@@ -1,7 +1,9 @@
 """Families leave for host memory and return with every bit as it was; what does not fit is dropped."""
 
+import contextlib
 import logging
-from collections.abc import Sequence
+import resource
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ class Odd(nn.Module):
         super().__init__()
         torch.manual_seed(3)
         self.denoiser = lora.Denoiser(64).to(memory_format=torch.channels_last)
-        self.half = nn.Linear(30, 30, dtype=torch.bfloat16)
+        self.coarse = nn.Linear(30, 30, dtype=torch.bfloat16)
         self.tied = nn.Linear(30, 30)
         self.tied.weight = nn.Parameter(torch.randn(60, 30)[::2])
         self.tied_too = nn.Linear(30, 30, bias=False)
@@ -166,6 +168,30 @@ def test_a_host_without_memory_keeps_nothing(caplog: pytest.LogCaptureFixture) -
     with caplog.at_level(logging.WARNING):
         assert not keep(cache(blocks=1, block_bytes=1 << 60), "a", Small())
     assert "the host gave no" in caplog.text
+
+
+def test_a_device_without_memory_leaves_it_kept() -> None:
+    family = Small()
+    family.module.large = nn.Linear(1 << 14, 1 << 12)  # 256 MiB
+    family.module.large.weight.data[-1, -1] = 7
+    kept = cache(block_bytes=host_cache.BLOCK_BYTES)
+    assert keep(kept, "a", family)
+    with memory_left(64 << 20), pytest.raises(RuntimeError, match="can't allocate memory"):
+        kept.bring_back("a")
+    assert kept.bring_back("a") is family
+    assert family.module.large.weight[-1, -1] == 7
+
+
+@contextlib.contextmanager
+def memory_left(size_bytes: int) -> Iterator[None]:
+    """Within, this process gets no more memory than so much."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def test_tensors_that_are_more_than_their_bytes_are_not_taken(caplog: pytest.LogCaptureFixture) -> None:
