@@ -11,6 +11,7 @@ import dataclasses
 import io
 import itertools
 import sys
+from collections.abc import Hashable, Mapping
 from typing import NamedTuple
 
 import _aborted
@@ -56,7 +57,7 @@ def main() -> None:
     suite = {"engine": check_engine, "models": check_models, "kernels": check_kernels}[options.suite]
     checked = suite(device, quick=options.quick)
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU: nothing here is about GPU speed"
-    notes = "\n".join([where, *(f"FAILED: {failure}" for failure in checked.failures)])
+    notes = "\n".join([f"{where}; torch {torch.__version__}", *(f"FAILED: {failure}" for failure in checked.failures)])
     _report.finish(
         options.json, name=f"gpu_check_{options.suite}", figures=checked.figures, tables=checked.tables, notes=notes
     )
@@ -66,6 +67,7 @@ def main() -> None:
 def check_engine(device: torch.device, *, quick: bool) -> Checked:
     """Hold pictures against diffusers', a resumed one against itself, and step scheduling against request scheduling."""
     figures, rows, failures = dict[str, float](), list[_report.Row](), list[str]()
+    torch.backends.cudnn.allow_tf32 = False  # else float32 pictures would differ by what convolutions round
     for dtype in ("float32", "bfloat16"):
         place = engine_mixed.Place(str(device), dtype)
         levels = _difference(place)
@@ -108,9 +110,8 @@ def check_kernels(device: torch.device, *, quick: bool) -> Checked:
             failures.append(f"guidance_step {shape} {dtypes}: {reason}")
     figures = {"kernel_signatures_checked": float(len(shapes.TEST_SHAPES) * len(shapes.DTYPE_PAIRS))}
     if device.type == "cuda":
-        refused = [verdict.reason for verdict in dispatch.verdicts().values() if not verdict.admitted]
-        failures += [f"guidance_step was disabled: {reason}" for reason in refused]
-        figures["kernel_signatures_admitted"] = float(len(dispatch.verdicts()) - len(refused))
+        failures += refusals(dispatch.verdicts())
+        figures["kernel_signatures_admitted"] = float(sum(each.admitted for each in dispatch.verdicts().values()))
         timings = [bench.time_guidance_step(name, shape, torch.bfloat16) for name, shape in _timed_shapes(quick)]
         rows = [
             {
@@ -122,6 +123,13 @@ def check_kernels(device: torch.device, *, quick: bool) -> Checked:
             for each in timings
         ]
     return Checked(figures, {"guidance_step, microseconds": rows} if rows else {}, failures)
+
+
+def refusals(verdicts: Mapping[tuple[str, Hashable], dispatch.Verdict]) -> list[str]:
+    """Why kernels did not run; one sentence if none was even judged, since then the reference answered every call."""
+    if not verdicts:
+        return ["no kernel was compiled: cuda-core, NVRTC or CUDA's headers are missing"]
+    return [f"{name} was disabled: {verdict.reason}" for (name, _), verdict in verdicts.items() if not verdict.admitted]
 
 
 def _timed_shapes(quick: bool) -> list[tuple[str, tuple[int, ...]]]:

@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import pathlib
@@ -5,9 +6,32 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from darkroom_kernels import dispatch
 
 ROOT = pathlib.Path(__file__).parents[2]
-BARE = {"grpc", "google.protobuf", "asyncpg", "obstore", "jsonschema"}  # what a GPU machine need not have
+ABSENT = (
+    "grpc",
+    "google",
+    "asyncpg",
+    "obstore",
+    "jsonschema",
+    "aiohttp",
+    "opentelemetry",
+    "tenacity",
+    "av",
+    "ftfy",
+    "pynvml",
+)
+"""What a GPU machine need not have."""
+START = f"""
+import runpy, sys
+sys.modules |= dict.fromkeys({ABSENT!r})  # so that importing them fails
+sys.argv = sys.argv[1:]
+sys.path.insert(0, "benchmarks")
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 @pytest.mark.parametrize(
@@ -52,16 +76,29 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_it_needs_nothing_that_a_bare_gpu_machine_lacks():
-    program = f"import sys; sys.path.insert(0, 'benchmarks'); import gpu_check; print({BARE!r} & set(sys.modules))"
-    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert ended.stdout.strip() == "set()"
+def test_a_gpu_that_no_kernel_was_compiled_for_is_a_failure(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    gpu_check = importlib.import_module("gpu_check")
+    fine, bad = (dispatch.Verdict(admitted=not reason, reason=reason) for reason in ("", "it wrote outside its output"))
+    assert "no kernel was compiled" in gpu_check.refusals({})[0]
+    assert gpu_check.refusals({("guidance_step", 1): fine}) == []
+    assert gpu_check.refusals({("guidance_step", 1): fine, ("guidance_step", 2): bad}) == [
+        "guidance_step was disabled: it wrote outside its output"
+    ]
+
+
+def test_models_that_there_is_no_time_for_are_failures(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    models = importlib.import_module("_gpu_models")
+    monkeypatch.setattr(models, "BEGIN_WITHIN_S", -1.0)
+    found = models.measure(torch.device("cpu"), tiny=True)
+    assert found.failures == [f"{name}: there was no time left for it" for name in models._random_models.WORKS]
 
 
 def run(*arguments):
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, "benchmarks/gpu_check.py", *arguments],
+        [sys.executable, "-c", START, "benchmarks/gpu_check.py", *arguments],
         cwd=ROOT,
         env=environment,
         capture_output=True,
