@@ -21,6 +21,11 @@ def test_memory_that_the_host_has_not_got() -> None:
     [
         (torch.OutOfMemoryError("CUDA out of memory"), "OUT_OF_MEMORY"),
         (MemoryError(), "OUT_OF_MEMORY"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "OUT_OF_MEMORY"),
+        (
+            torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be asynchronous"),
+            "OUT_OF_MEMORY",
+        ),
         (torch.AcceleratorError("an illegal memory access was encountered"), "DEVICE_LOST"),
         (ZeroDivisionError("secret"), "INTERNAL"),
     ],

@@ -1,4 +1,6 @@
 import dataclasses
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +137,34 @@ def test_short_memory_makes_idle_models_leave_and_is_tried_once_more(tmp_path: P
     house.use("c", in_use=frozenset({"b"}))
     assert house.loads == ["a", "b", "c", "c"]
     assert house.residency.models == ("b", "c")
+
+
+def test_what_a_load_that_failed_has_left_is_gone_when_it_is_tried_once_more(tmp_path: Path) -> None:
+    class Knot:
+        """Like a module that knows its parent: nobody but the collector lets go of it."""
+
+        def __init__(self) -> None:
+            self.itself = self
+
+    house = House(tmp_path)
+    left = list[weakref.ref[Knot]]()
+
+    def load(spec: Any, **_: Any) -> counting.Counting:
+        held = [knot for knot in left if knot() is not None]
+        assert not held
+        knot = Knot()
+        left.append(weakref.ref(knot))
+        if len(left) == 1:
+            raise MemoryError
+        return counting.Counting()
+
+    house.residency._families = {"counting": load}
+    gc.disable()
+    try:
+        house.use("a")
+    finally:
+        gc.enable()
+    assert len(left) == 2
 
 
 def test_what_left_returns_from_host_memory_and_that_is_measured(tmp_path: Path) -> None:

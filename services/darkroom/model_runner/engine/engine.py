@@ -38,6 +38,7 @@ class Engine:
     ) -> None:
         """Start the engine's thread; models are loaded when a job first needs them."""
         self._on_event = on_event
+        self._device = torch.device(config.device)
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._keys: set[str] = set()
         self._closing = False
@@ -105,6 +106,8 @@ class Engine:
         reason: errors.EngineError = errors.Closing("the runner is closing")
         worked, saved_s = False, time.monotonic()
         try:
+            if self._device.type == "cuda" and self._device.index is not None:
+                torch.cuda.set_device(self._device)  # else what names no device would take memory on the first one
             with torch.inference_mode():
                 while self._receive(wait=not worked):
                     worked = self._loop.turn()

@@ -19,6 +19,10 @@ import torch
 
 Fault = Literal["request", "runner"]
 
+_SHORT = ("can't allocate memory", "STATUS_ALLOC_FAILED", "CUDA error: out of memory")
+"""How torch says that memory is short where it raises no OutOfMemoryError: on a host; from cuBLAS and cuDNN; and where CUDA
+itself wants memory, for a kernel that is loaded when it is first needed or for pinned memory. The device works on after all."""
+
 
 class EngineError(Exception):
     """A generation cannot go on; the text says why, in one sentence fit for whoever asked for it."""
@@ -75,7 +79,7 @@ def translate(error: Exception) -> EngineError:
     """Return `error` as an `EngineError`: itself, or the kind that its type stands for."""
     if isinstance(error, EngineError):
         return error
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in str(error) for sign in _SHORT):
         return OutOfMemory("the accelerator had not enough memory for this generation")
     if isinstance(error, torch.AcceleratorError):
         return DeviceLost("the accelerator failed and must be reset")

@@ -138,6 +138,7 @@ class Residency:
         self._evict([name for name in self._resident if name not in in_use], in_use)
         for resident in self._resident.values():
             resident.family.bank.release()
+        gc.collect()  # of modules that know their parents, what a load that failed has left
         if torch.device(self._config.device).type == "cuda":
             torch.cuda.empty_cache()
 
