@@ -83,10 +83,11 @@ class Bank:
         return {module: low_rank.joined(some) for module, some in parts.items()}
 
     def _apply_row_by_row(self, sets: Sequence[_Set], hooks: contextlib.ExitStack) -> None:
+        places = low_rank.Places()
         for module in {module for adapter in self._joined.values() for module in adapter}:
             layer = self._layers[module]
             own = [self._joined[one].get(module) for one in sets]
-            hooks.callback(layer.register_forward_hook(_adder(layer, own)).remove)
+            hooks.callback(layer.register_forward_hook(_adder(layer, own, places)).remove)
 
     def _apply_to_all(self, one: _Set, hooks: contextlib.ExitStack) -> None:
         adapter = self._joined[one]
@@ -133,9 +134,9 @@ def _set(row: Sequence[AdapterUse]) -> _Set:
 
 
 def _adder(
-    layer: low_rank.Layer, own: Sequence[low_rank.Pair | None]
+    layer: low_rank.Layer, own: Sequence[low_rank.Pair | None], places: low_rank.Places
 ) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
     def add(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        low_rank.add(layer, inputs[0], output, own)
+        low_rank.add(layer, inputs[0], output, own, places)
 
     return add

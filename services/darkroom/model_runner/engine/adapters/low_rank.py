@@ -41,7 +41,21 @@ def shared(layer: Layer, x: Tensor, pair: Pair) -> Tensor:
     return functional.conv2d(inner, pair.up[:, :, None, None])
 
 
-def add(layer: Layer, x: Tensor, output: Tensor, pairs: Sequence[Pair | None]) -> None:
+class Places:
+    """Where rows lie in a batch, as its device reads it. To send that waits for the device, so a forward does it once."""
+
+    def __init__(self) -> None:
+        self._sent: dict[tuple[int, ...], Tensor] = {}
+
+    def of(self, rows: Sequence[int], device: torch.device) -> Tensor:
+        """Return the rows' numbers on the device."""
+        key = tuple(rows)
+        if key not in self._sent:
+            self._sent[key] = torch.tensor(rows, device=device)
+        return self._sent[key]
+
+
+def add(layer: Layer, x: Tensor, output: Tensor, pairs: Sequence[Pair | None], places: Places) -> None:
     """Add each row's own change to `output`, [rows, ...]; None leaves a row as it is, bit for bit."""
     if len(x) != len(pairs):
         raise ValueError(f"a layer sees {len(x)} rows of a batch of {len(pairs)}: adapters cannot be told apart there")
@@ -52,11 +66,10 @@ def add(layer: Layer, x: Tensor, output: Tensor, pairs: Sequence[Pair | None]) -
     for rows in ranks.values():
         chosen = [pair for row in rows if (pair := pairs[row]) is not None]
         alike = all(pair is chosen[0] for pair in chosen)
-        whole = len(rows) == len(x)
-        index = torch.tensor(rows, device=x.device)
-        seen = x if whole else x[index]
+        index = None if len(rows) == len(x) else places.of(rows, x.device)
+        seen = x if index is None else x[index]
         change = shared(layer, seen, chosen[0]) if alike else _each(layer, seen, chosen)
-        if whole:
+        if index is None:
             output.add_(change)
         else:
             output.index_add_(0, index, change)
