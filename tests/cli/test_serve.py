@@ -1,5 +1,6 @@
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -67,30 +68,24 @@ def test_it_knows_every_room() -> None:
         assert __import__(f"darkroom.{room}.config", fromlist=["Config"]).Config
 
 
-_COUNT_HEAPS = """
-import ctypes, threading
+_COUNT_BLOCKS = """
+import ctypes
 from darkroom.cli import serve
-if {shared}:
-    serve._share_heaps()
-libc, barrier = ctypes.CDLL(None), threading.Barrier(8)
-def work():
-    barrier.wait()
-    libc.malloc(1000)
-    barrier.wait()  # a heap is given to another thread when its own has ended
-threads = [threading.Thread(target=work) for _ in range(8)]
-[each.start() for each in threads]
-[each.join() for each in threads]
-libc.fflush(None)
+if {given_back}:
+    serve._give_blocks_back()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+blocks = [libc.malloc(64 * 1024) for _ in range(100)]
 libc.malloc_info(0, ctypes.c_void_p.in_dll(libc, "stdout"))
 libc.fflush(None)
 """
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_info"), reason="another C library")
-def test_all_threads_of_a_room_share_two_heaps() -> None:
-    heaps = {}
-    for shared in (False, True):
-        program = _COUNT_HEAPS.format(shared=shared)
+def test_a_room_keeps_no_large_block_that_it_has_freed() -> None:
+    apart = {}
+    for given_back in (False, True):
+        program = _COUNT_BLOCKS.format(given_back=given_back)
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-        heaps[shared] = done.stdout.count("<heap ")
-    assert heaps[True] == 2 < heaps[False]
+        apart[given_back] = int(re.findall(r'type="mmap" count="(\d+)"', done.stdout)[-1])
+    assert apart[True] - apart[False] >= 100
