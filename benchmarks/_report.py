@@ -40,8 +40,9 @@ def finish(
 ) -> None:
     """Print the tables and write the file; `notes` says in words what the figures do not show."""
     for title, rows in tables.items():
-        print(f"\n{title}")
-        _print_table(rows)
+        if rows:
+            print(f"\n{title}")
+            _print_table(rows)
     if notes:
         print(f"\n{notes}")
     result = {

@@ -87,12 +87,18 @@ def test_a_gpu_that_no_kernel_was_compiled_for_is_a_failure(monkeypatch):
     ]
 
 
-def test_models_that_there_is_no_time_for_are_failures(monkeypatch):
+def test_a_model_that_fails_or_has_no_time_left_costs_no_other_its_figures(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     models = importlib.import_module("_gpu_models")
-    monkeypatch.setattr(models, "BEGIN_WITHIN_S", -1.0)
+    works = models._random_models.WORKS
+    broken = works["FLUX.1-dev 1024x1024"]._replace(make=lambda tiny: [][tiny])
+    monkeypatch.setattr(models._random_models, "WORKS", {"Broken": broken, "SD1.5": works["SD1.5 512x512"]})
     found = models.measure(torch.device("cpu"), tiny=True)
-    assert found.failures == [f"{name}: there was no time left for it" for name in models._random_models.WORKS]
+    assert found.failures == ["Broken: IndexError: list index out of range"]
+    assert found.figures.keys() == {"sd1_5_step_vs_eager", "sd1_5_return_s"}
+    monkeypatch.setattr(models, "BEGIN_WITHIN_S", -1.0)
+    late = models.measure(torch.device("cpu"), tiny=True)
+    assert late.failures == [f"{name}: TimeoutError: there was no time left for it" for name in ("Broken", "SD1.5")]
 
 
 def run(*arguments):

@@ -12,7 +12,9 @@ def test_a_machine_without_git_still_gets_its_result(tmp_path: pathlib.Path, mon
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     report = importlib.import_module("_report")
     monkeypatch.setenv("PATH", str(tmp_path))
-    report.finish(tmp_path / "new" / "result.json", name="x", figures={"seconds": 1.5}, tables={"t": [{"row": 1}]})
+    report.finish(
+        tmp_path / "new" / "result.json", name="x", figures={"seconds": 1.5}, tables={"t": [{"row": 1}], "none": []}
+    )
     written = json.loads((tmp_path / "new" / "result.json").read_text())
     assert (written["commit"], written["figures"]) == ("", {"seconds": 1.5})
 
