@@ -30,3 +30,10 @@ def test_sizes_have_lines_of_their_own() -> None:
     table.observe(cost(each_us=100))
     table.observe(cost("128x128", each_us=400))
     assert told(table) == [100, 400]
+
+
+def test_a_new_process_goes_on_from_what_was_measured() -> None:
+    table = Table([cost(each_us=800)])
+    assert told(table) == [800]
+    table.observe(cost(each_us=1600))
+    assert told(table) == [900]  # an eighth of the way: it was an average of many

@@ -4,6 +4,7 @@ In: what each finished generation took for them, from the engine. Out: a table o
 size), for heartbeats. Next: the scheduler adds them to what the steps cost, in estimates, prices and predicted ends.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 _GENERATIONS = 8
@@ -27,9 +28,10 @@ class FixedCost(NamedTuple):
 class Table:
     """Moving averages of generations; belongs to one thread."""
 
-    def __init__(self) -> None:
-        self._costs: dict[tuple[str, str], FixedCost] = {}
-        self._measured: dict[tuple[str, str], int] = {}
+    def __init__(self, costs: Iterable[FixedCost] = ()) -> None:
+        """Begin with what an earlier process measured."""
+        self._costs = {(cost.model, cost.size): cost for cost in costs}
+        self._measured = dict.fromkeys(self._costs, _GENERATIONS)
 
     def observe(self, cost: FixedCost) -> None:
         """Add one generation."""

@@ -6,9 +6,8 @@ becomes longer by less than a lone row's step. Sizes of batches that were never 
 tried by doubling, and what the table says against them is measured again from time to time. Next: `batch` uses the number.
 """
 
-import json
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 _FASTER_WEIGHT = 0.5
 """Of a step that was faster than the average: nothing makes a step faster than the device can, so it counts."""
@@ -31,9 +30,6 @@ _AGAIN_STEPS = 200
 _NOISE = 1.15
 """Times a lone row's step that another row may seem to cost, and times dearer that rows may seem in the larger batch. On a
 shared machine less than that may be the neighbours' doing: without it 64x64 stayed at batches of 2, at 0.8 of what 8 gave."""
-
-VERSION = 2
-"""Of the file; 1 had no version and no shares."""
 
 _UNHURRIED_MAX = 64
 """Times as many rows at most are looked at: a table on which more rows never take longer would have no end."""
@@ -189,26 +185,3 @@ def _weight(known: StepCost, step_us: float) -> float:
     if step_us >= known.step_us:
         return _SLOWER_WEIGHT
     return _FASTER_WEIGHT if known.measured >= _BELIEVED else 1.0
-
-
-def dump(costs: Iterable[StepCost], *, device: str, revisions: dict[str, str]) -> str:
-    """Return the costs as text for a file: they hold for this device, and for these revisions of the models."""
-    lines = [[*shape, *measured] for shape, *measured in costs if shape.model in revisions]
-    return json.dumps({"version": VERSION, "device": device, "revisions": revisions, "costs": lines}, indent=0)
-
-
-def load(text: str, *, device: str, revisions: dict[str, str]) -> list[StepCost]:
-    """Return those costs of a file that hold here, none of a later release's; ValueError if it is not such a file."""
-    try:
-        saved = json.loads(text)
-        if saved["device"] != device or saved.get("version", 1) > VERSION:
-            return []
-        costs = [_cost(line[: len(Shape._fields)], *line[len(Shape._fields) :]) for line in saved["costs"]]
-        return [cost for cost in costs if saved["revisions"][cost.shape.model] == revisions.get(cost.shape.model)]
-    except (KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"not a file of step costs ({error})") from error
-
-
-def _cost(shape: Sequence[Any], step_us: int, measured: int, share: float = 1.0) -> StepCost:
-    """Return a file's line; TypeError or ValueError if it is none."""
-    return StepCost(Shape(*shape), int(step_us), int(measured), float(share))

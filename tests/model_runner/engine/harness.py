@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from darkroom.model_runner import step_cost
+from darkroom.model_runner.engine import measured
 from darkroom.model_runner.engine.families import Load
 from darkroom.model_runner.engine.job import Ended, EngineConfig, Event, Job
 from darkroom.model_runner.engine.step_loop import StepLoop
@@ -30,7 +31,7 @@ class Harness:
             families=families,
             pool=self.pool,
             now_us=self.clock,
-            costs=counting.costs() if costs is None else costs,
+            costs=measured.Costs(counting.costs() if costs is None else costs),
         )
 
     def turn(self, count: int = 1) -> list[list[int]]:

@@ -175,14 +175,16 @@ def test_work_that_is_drained_goes_on_in_another_engine(record: Start, specs: An
     assert resumed.usage.steps == whole.usage.steps == 120
 
 
-def test_step_costs_outlive_the_process(record: Start, tmp_path: Any, make_job: Any) -> None:
-    for seen in (0, 5):
+def test_costs_outlive_the_process(record: Start, tmp_path: Any, make_job: Any) -> None:
+    for steps_seen, sizes_seen in ((0, 0), (10, 1)):
         run = record(
             [counting.spec(tmp_path)],
             families={"counting": counting.Counting().load},
             step_costs_path=tmp_path / "costs.json",
         )
-        assert sum(cost.measured for cost in run.engine.snapshot().step_costs) == seen
-        run.submit(make_job("1", model="counting", steps=5, guidance_scale=1.0))
-        run.finished("1")
+        assert sum(cost.measured for cost in run.engine.snapshot().step_costs) == steps_seen
+        assert len(run.engine.snapshot().fixed_costs) == sizes_seen
+        for key in ("1", "2"):  # the first one waits for the model, so what it took is not noted
+            run.submit(make_job(key, model="counting", steps=5, guidance_scale=1.0))
+            run.finished(key)
         run.engine.close()

@@ -6,8 +6,8 @@ life: `engine` takes it in; `step_loop` decides, turn by turn, who has the devic
 `pictures`, which `reading` had other threads read, and so the `state`s of its rows, or those of its checkpoint
 (`saving`, `checkpoint`); `slices` steps them (`hurry` says how many at most): the family predicts, as the tier has it
 (`tiers`, `quantize`, `step_cache`), and `samplers` move the latents; `finishing` decodes them and has files made
-(`encode`); `floor` says how it ended, and `account` what it cost. `measured` keeps what steps cost for the next
-process. Nothing here knows gRPC, tenants' rights or prices.
+(`encode`); `floor` says how it ended, and `account` what it cost. `measured` keeps what both cost for the
+next process. Nothing here knows gRPC, tenants' rights or prices.
 """
 
 import diffusers.utils.logging

@@ -22,7 +22,7 @@ from darkroom.model_runner.engine.step_loop import StepLoop
 _log = logging.getLogger(__name__)
 
 _SAVE_INTERVAL_S = 60.0
-"""Between two writings of the step costs: a crash loses a minute of measuring."""
+"""Between two writings of the costs: a crash loses a minute of measuring."""
 
 
 class Engine:
@@ -112,7 +112,7 @@ class Engine:
                 while self._receive(wait=not worked):
                     worked = self._loop.turn()
                     if time.monotonic() - saved_s >= _SAVE_INTERVAL_S:
-                        self._measured.write(self._loop.snapshot.step_costs)
+                        self._keep_costs()
                         saved_s = time.monotonic()
         except Exception as error:
             reason = errors.translate(error)
@@ -139,7 +139,11 @@ class Engine:
             if asked := self._inbox.get():
                 asked()
         self._loop.fail_all(reason)
-        self._measured.write(self._loop.snapshot.step_costs)
+        self._keep_costs()
+
+    def _keep_costs(self) -> None:
+        seen = self._loop.snapshot
+        self._measured.write(measured.Costs(seen.step_costs, seen.fixed_costs))
 
     def _emit(self, event: Event) -> None:
         if isinstance(event, Ended):

@@ -12,7 +12,7 @@ from typing import Generic, NamedTuple, TypeVar
 import torch
 
 from darkroom.model_runner import batch, fixed_cost, step_cost
-from darkroom.model_runner.engine import account, errors, hurry
+from darkroom.model_runner.engine import account, errors, hurry, measured
 from darkroom.model_runner.engine.families import Family, Load
 from darkroom.model_runner.engine.generation import Busy, Generation, Row
 from darkroom.model_runner.engine.job import Ended, EngineConfig, Event, Failed, ModelSpec
@@ -49,7 +49,7 @@ class Floor:
         now_us: Callable[[], int],
         wake: Callable[[], None],
         put_aside: Callable[[Generation], None],
-        costs: Sequence[step_cost.StepCost],
+        costs: measured.Costs,
     ) -> None:
         self.config = config
         self.emit = on_event
@@ -59,10 +59,10 @@ class Floor:
         self.wake = wake  # from any thread: there is something to collect
         self.account = account.Account()
         self.tenants = account.Tenants()
-        self.step_costs = step_cost.Table(costs)
+        self.step_costs = step_cost.Table(costs.steps)
         self.hurry = hurry.Hurry(config.urgent_slower_max)
         self.decode_costs = step_cost.Table()
-        self.fixed_costs = fixed_cost.Table()
+        self.fixed_costs = fixed_cost.Table(costs.fixed)
         self.residency = Residency(config, specs, families, pool=pool, now_us=now_us, wake=wake)
         self.generations: dict[str, Generation] = {}
         self.waiting: list[Generation] = []

@@ -54,7 +54,7 @@ class EngineConfig:
     urgent_slower_max: float = 1.0
     """How many times longer than alone the longest urgent generations may take because less urgent ones share their steps."""
     step_costs_path: Path | None = None
-    """File that keeps the measured step costs from one process to the next."""
+    """File that keeps what steps and generations cost from one process to the next."""
     checkpoint_interval_us: int = 30_000_000
     """Between two checkpoints of a generation that runs so long; 0 makes none."""
     encode_threads: int = 2

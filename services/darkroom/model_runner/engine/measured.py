@@ -1,21 +1,34 @@
-"""Measured step costs, kept in a file from one process to the next.
+"""What was measured, kept in a file from one process to the next.
 
-In: the table of costs when the engine closes, and every minute before. Out: the lines that still hold when it starts: same
-device, same dtype, same weights. Next: `step_cost` goes on from them, so that a new process need not try every batch size.
+In: the tables of costs when the engine closes, and every minute before. Out: the lines that still hold when it starts: same
+device, same dtype, same weights. Next: `floor` begins its tables with them, so that a new process need not try every batch
+size, and knows what generations take before it has made one.
 """
 
+import json
 import logging
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
-from darkroom.model_runner import step_cost
+from darkroom.model_runner import fixed_cost, step_cost
 from darkroom.model_runner.engine.job import EngineConfig, ModelSpec
 
+VERSION = 3
+"""Of the file; 1 had no version and no shares, 2 no fixed costs."""
+
 _log = logging.getLogger(__name__)
+
+
+class Costs(NamedTuple):
+    """The lines of both tables."""
+
+    steps: Sequence[step_cost.StepCost] = ()
+    fixed: Sequence[fixed_cost.FixedCost] = ()
 
 
 class File:
@@ -26,27 +39,55 @@ class File:
         self._device = f"{_device_name(config.device)} {config.dtype}"
         self._revisions = {spec.name: spec.revision for spec in specs}
 
-    def read(self) -> list[step_cost.StepCost]:
-        """Return what holds here; nothing of a file that is not there or not readable."""
+    def read(self) -> Costs:
+        """Return what holds here; nothing of a file that is not there, not readable, or a later release's."""
         if self._path is None or not self._path.exists():
-            return []
+            return Costs()
         try:
-            return step_cost.load(self._path.read_text(), device=self._device, revisions=self._revisions)
-        except (OSError, ValueError) as error:
-            _log.warning("the step costs in %s are not readable and will be measured anew: %s", self._path, error)
-            return []
+            return self._parsed(self._path.read_text())
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            _log.warning("the costs in %s are not readable and will be measured anew: %s", self._path, error)
+            return Costs()
 
-    def write(self, costs: Iterable[step_cost.StepCost]) -> None:
+    def write(self, costs: Costs) -> None:
         """Replace the file at once, so that a reader never sees half of it; a disk that refuses is only logged."""
         if self._path is None:
             return
         part = self._path.with_name(f"{self._path.name}.{os.getpid()}.part")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(step_cost.dump(costs, device=self._device, revisions=self._revisions))
+            part.write_text(self._text(costs))
             part.replace(self._path)
         except OSError as error:
-            _log.warning("the step costs could not be kept in %s: %s", self._path, error)
+            _log.warning("the costs could not be kept in %s: %s", self._path, error)
+
+    def _text(self, costs: Costs) -> str:
+        steps = [[*shape, *measured] for shape, *measured in costs.steps if shape.model in self._revisions]
+        fixed = [cost for cost in costs.fixed if cost.model in self._revisions]
+        held = {"version": VERSION, "device": self._device, "revisions": self._revisions}
+        return json.dumps({**held, "costs": steps, "fixed": fixed}, indent=0)
+
+    def _parsed(self, text: str) -> Costs:
+        saved = json.loads(text)
+        if saved["device"] != self._device or saved.get("version", 1) > VERSION:
+            return Costs()
+        revisions = dict(saved["revisions"])
+        served = {name for name, revision in self._revisions.items() if revisions.get(name) == revision}
+        steps = [_step_cost(*line) for line in saved["costs"]]
+        fixed = [_fixed_cost(*line) for line in saved.get("fixed", ())]
+        return Costs(
+            [cost for cost in steps if cost.shape.model in served], [cost for cost in fixed if cost.model in served]
+        )
+
+
+def _step_cost(*line: Any) -> step_cost.StepCost:
+    count = len(step_cost.Shape._fields)
+    step_us, measured, *share = line[count:]
+    return step_cost.StepCost(step_cost.Shape(*line[:count]), int(step_us), int(measured), *map(float, share))
+
+
+def _fixed_cost(model: str, size: str, *costs_us: Any) -> fixed_cost.FixedCost:
+    return fixed_cost.FixedCost(model, size, *map(int, costs_us))
 
 
 def _device_name(device: str) -> str:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import NamedTuple
 
-from darkroom.model_runner import batch, step_cost
-from darkroom.model_runner.engine import admission, errors, finishing, reading, saving, slices
+from darkroom.model_runner import batch
+from darkroom.model_runner.engine import admission, errors, finishing, measured, reading, saving, slices
 from darkroom.model_runner.engine.families import Load
 from darkroom.model_runner.engine.floor import Floor
 from darkroom.model_runner.engine.generation import Generation, Row
@@ -42,9 +42,9 @@ class StepLoop:
         *,
         families: Mapping[str, Load],
         pool: Executor,
+        costs: measured.Costs,
         wake: Callable[[], None] = lambda: None,
         now_us: Callable[[], int] = lambda: time.monotonic_ns() // 1000,
-        costs: Sequence[step_cost.StepCost] = (),
     ) -> None:
         """Take an empty accelerator; `wake` is called, from any thread, when a turn may find what it did not before."""
         self._config = config
