@@ -1,9 +1,10 @@
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from darkroom import catalog, errors, pricing
+from darkroom import catalog, errors, ids, pricing
 from darkroom.api.types.v1 import inputs_pb2, media_pb2
 from darkroom.scheduler import estimate
 from darkroom.scheduler.domain import fleet
@@ -23,6 +24,14 @@ def test_the_price_is_the_most_it_can_cost(catalog_dir: Path) -> None:
     assert (cost.work_us, cost.fixed_us, cost.encode_us) == (30_000, 0, 0)
     # 3 images, 3 x 64 x 128 = 24,576 pixels, 2 x 0.03 s of accelerator
     assert cost.nanos == 3_000_000 + 49_152 + 600_000
+
+
+def test_only_the_steps_after_a_picture_enters_are_reckoned_with(catalog_dir: Path) -> None:
+    source = media_pb2.MediaRef(media_id=ids.new("med"))
+    wanted = image(64, 64, steps=10, num_images=2, source_image=source, strength=0.3)
+    entry = dataclasses.replace(catalog.load(catalog_dir)[conftest.MODEL], source_image="optional")
+    cost = estimate.estimate(wanted, entry, measured({"64x64": 1_000}), rates=RATES, safety_factor=1.0)
+    assert (cost.steps_total, cost.work_us) == (6, 6_000)
 
 
 def test_text_and_decoding_are_work_and_cost_what_steps_do(catalog_dir: Path) -> None:

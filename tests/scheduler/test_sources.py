@@ -114,6 +114,31 @@ def test_a_picture_that_leaves_no_whole_step_is_refused_before_it_is_stored(
     assert found == ([] if good else ["image.strength"])
 
 
+@pytest.mark.parametrize(
+    ("family", "wanted", "taken", "steps"),
+    [
+        ("flux", ImageInput(steps=10), {}, 10),
+        ("flux", ImageInput(steps=28, source_image=STORED), {}, 17),
+        ("flux", ImageInput(steps=28, source_image=STORED, strength=0.3), {}, 9),
+        ("flux", ImageInput(steps=28, source_image=STORED, strength=1.0), {}, 28),
+        ("flux", ImageInput(steps=28, source_image=STORED, mask_image=STORED), {}, 17),
+        ("flux", ImageInput(steps=28, source_image=STORED), {"mask_image": "none"}, 28),  # Kontext's own way
+        ("flux", ImageInput(steps=28, source_image=STORED), {"source_image": "required"}, 28),  # Fill's
+        ("flux", ImageInput(steps=28, source_image=STORED, strength=0.5), {"source_image": "required"}, 14),
+        ("z_image", ImageInput(steps=9, source_image=STORED), {"mask_image": "none"}, 6),
+        ("sdxl", ImageInput(steps=28, source_image=STORED), {}, 8),
+        ("stable_diffusion", ImageInput(steps=28, source_image=STORED, mask_image=STORED), {}, 28),
+        ("stable_diffusion", ImageInput(steps=28, source_image=STORED, strength=0.3), {}, 8),
+        ("pipeline", ImageInput(steps=28, source_image=STORED, strength=0.3), {}, 28),
+        ("wan", VideoInput(steps=28, source_image=STORED), {}, 28),
+        ("stable_audio", AudioInput(steps=28), {}, 28),
+    ],
+)
+def test_a_picture_leaves_the_steps_after_it_enters(family: str, wanted: Any, taken: Any, steps: int) -> None:
+    entry = media_entries.video(**({"source_image": "optional", "mask_image": "optional"} | taken))
+    assert sources.steps_left(wanted, dataclasses.replace(entry, family=family)) == steps
+
+
 def test_what_the_store_must_have_is_told_by_field() -> None:
     assert sources.stored(ImageInput(source_image=MediaRef(inline=PNG), mask_image=STORED), "image") == {
         "image.mask_image.media_id": STORED.media_id

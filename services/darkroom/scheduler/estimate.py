@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from darkroom import catalog, errors, pricing
 from darkroom.api.types.v1 import inputs_pb2
-from darkroom.scheduler import asked, predict
+from darkroom.scheduler import asked, predict, sources
 from darkroom.scheduler.domain import fleet
 
 
@@ -110,7 +110,7 @@ def estimate(
     step_us = step_cost_us(wanted, entry, measured.step_costs_us)
     fixed = fixed_cost(wanted, entry, measured.fixed_costs)
     size = asked.size(wanted)
-    steps_total = wanted.steps * size.outputs
+    steps_total = sources.steps_left(wanted, entry) * size.outputs
     fixed_us = fixed.prepare_us + fixed.decode_us * size.outputs
     work_us = steps_total * step_us + fixed_us
     at_most = pricing.Quantities(

@@ -1,6 +1,7 @@
 """The pictures that a request starts from, against what its model takes.
 
-An input comes in; violations that name the field go out, and the media that it names. Part of `admit`; `create` asks media_store for those.
+An input comes in; violations that name the field go out, the media that it names, and the steps that its picture leaves. Part of
+`admit`; `create` asks media_store for the media, and `estimate` reckons with the steps.
 """
 
 import io
@@ -15,6 +16,9 @@ _STRENGTH_MIN, _STRENGTH_MAX = 0.001, 1.0  # nothing left of the steps would lea
 
 STRENGTHS: Mapping[str, tuple[float, float]] = {"stable_diffusion": (0.8, 1.0), "sdxl": (0.3, 0.9999)}
 """Of the families in which a picture leaves whole steps alone: when none is given, without and with a mask; as the family has it."""
+
+FLOW_STRENGTHS: Mapping[str, float] = {"flux": 0.6, "z_image": 0.6, "qwen_image": 0.6}
+"""Of those in which it enters within a step, by models that make pictures without one too; as the family has it."""
 
 _SIDE_MAX, _PIXELS_MAX = 16 << 10, 64 << 20  # what runners decode
 
@@ -47,13 +51,33 @@ def stored(wanted: asked.Media, kind: catalog.Kind) -> dict[str, str]:
     }
 
 
+def steps_left(wanted: asked.Media, entry: catalog.ModelEntry) -> int:
+    """Return the steps that one output of a filled input takes: those after its picture enters, or all where none does."""
+    if not isinstance(wanted, inputs_pb2.ImageInput) or not wanted.HasField("source_image"):
+        return wanted.steps
+    if entry.family in STRENGTHS:
+        return int(wanted.steps * _strength(wanted, STRENGTHS[entry.family][wanted.HasField("mask_image")]))
+    if entry.family in FLOW_STRENGTHS:
+        return wanted.steps - int(wanted.steps - wanted.steps * _strength(wanted, _flow_strength(entry)))
+    return wanted.steps
+
+
+def _strength(wanted: inputs_pb2.ImageInput, own: float) -> float:
+    return wanted.strength if wanted.HasField("strength") else own
+
+
+def _flow_strength(entry: catalog.ModelEntry) -> float:
+    """Return what holds when none is given: FLUX.1 Fill and Kontext, known by what they need and do not take, begin with noise."""
+    whole = entry.family == "flux" and (entry.source_image == "required" or entry.mask_image == "none")
+    return 1.0 if whole else FLOW_STRENGTHS[entry.family]
+
+
 def _check_steps_left(found: validation.Violations, wanted: inputs_pb2.ImageInput, entry: catalog.ModelEntry) -> None:
     """Check that a picture leaves a step to take; families refuse it too, but only when they run."""
     if entry.family not in STRENGTHS or not wanted.HasField("source_image"):
         return
     own = STRENGTHS[entry.family][wanted.HasField("mask_image")]
-    strength = wanted.strength if wanted.HasField("strength") else own
-    if 0 < strength * (wanted.steps or entry.defaults.steps) < 1:
+    if 0 < _strength(wanted, own) * (wanted.steps or entry.defaults.steps) < 1:
         found.add("image.strength", f"times image.steps must be at least 1; it is {own:g} unless given")
 
 

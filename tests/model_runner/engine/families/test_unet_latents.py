@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from darkroom.model_runner.engine import errors, samplers
-from darkroom.model_runner.engine.families import sdxl, stable_diffusion, unet_latents
+from darkroom.model_runner.engine.families import (
+    flux_latents,
+    qwen_image,
+    sdxl,
+    stable_diffusion,
+    unet_latents,
+    z_image,
+)
 from darkroom.model_runner.engine.state import BatchKey, State
 from darkroom.scheduler import sources
 from tests.model_runner.engine.families import residents, unets
@@ -69,6 +76,9 @@ def test_refusals_name_the_field(make_job: Any, channels: int, changes: Any, fie
 
 def test_admission_counts_on_the_same_strengths() -> None:
     assert {"sdxl": sdxl.STRENGTHS, "stable_diffusion": stable_diffusion.STRENGTHS} == sources.STRENGTHS
+    flows = {"flux": flux_latents.STRENGTHS["image"], "z_image": z_image.STRENGTH, "qwen_image": qwen_image.STRENGTH}
+    assert flows == sources.FLOW_STRENGTHS
+    assert flux_latents.STRENGTHS["inpaint"] == flows["flux"]
 
 
 def test_pure_noise_is_what_the_seed_draws(make_job: Any) -> None:
