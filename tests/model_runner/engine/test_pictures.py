@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import struct
 from typing import Any
 
 import PIL.Image
@@ -61,6 +62,16 @@ def test_a_photo_is_turned_upright() -> None:
 def test_what_is_no_picture_is_refused_by_its_field(data: bytes) -> None:
     with pytest.raises(errors.BadRequest, match="mask_image: not a readable picture"):
         pictures.read(data, field="mask_image")
+
+
+@pytest.mark.parametrize(("tag", "kind", "value"), [(0x100, 2, b"ab\0\0"), (0x11A, 2, b"ab\0\0")])
+def test_a_photo_that_cannot_be_turned_for_its_broken_metadata_is_refused(tag: int, kind: int, value: bytes) -> None:
+    """A width, and a resolution, that are texts: Pillow meets them when it writes the metadata anew."""
+    entries = [(0x112, 3, 1, b"\6\0\0\0"), (tag, kind, 3, value)]
+    packed = b"".join(struct.pack("<HHI4s", *entry) for entry in entries)
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + packed + b"\0" * 4
+    with pytest.raises(errors.BadRequest, match="source_image: not a readable picture"):
+        pictures.read(file(gradient(8, 4), "JPEG", exif=exif), field="source_image")
 
 
 def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:

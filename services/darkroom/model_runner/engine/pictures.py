@@ -48,7 +48,11 @@ def read(data: Picture, *, field: str) -> PIL.Image.Image:
             if max(picture.size) > SIDE_MAX:
                 raise errors.BadRequest(f"{field}: {picture.width}x{picture.height} has a side above {SIDE_MAX} pixels")
             return PIL.ImageOps.exif_transpose(picture).convert("RGB")
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+    except (errors.BadRequest, MemoryError):
+        raise
+    except (
+        Exception
+    ) as error:  # Pillow lets out what its parts meet: struct.error and TypeError at broken EXIF, for two
         raise errors.BadRequest(f"{field}: not a readable picture ({', '.join(FORMATS)})") from error
 
 
