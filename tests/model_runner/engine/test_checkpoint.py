@@ -17,7 +17,7 @@ from torch import Tensor
 
 from darkroom.model_runner.engine import checkpoint
 from darkroom.model_runner.engine.job import Job, ModelSpec, Output, Stage, Usage
-from darkroom.model_runner.engine.samplers.plan import Plan
+from darkroom.model_runner.engine.plan import Plan
 from darkroom.model_runner.engine.state import BatchKey, State
 from tests.model_runner import world
 from tests.model_runner.engine import resuming

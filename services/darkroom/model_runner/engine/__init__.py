@@ -5,9 +5,9 @@ life: `engine` takes it in; `step_loop` decides, turn by turn, who has the devic
 (`residency`, `host_cache`), its LoRAs (`adapters`), and by its family (`families`) its text (`captions`, `embeddings`), its
 `pictures`, which `reading` had other threads read, and so the `state`s of its rows, or those of its checkpoint
 (`saving`, `checkpoint`); `slices` steps them (`hurry` says how many at most): the family predicts, as the tier has it
-(`tiers`, `quantize`, `step_cache`), and `samplers` move the latents; `finishing` decodes them and has files made
-(`encode`); `floor` says how it ended, and `account` what it cost. `measured` keeps what both cost for the
-next process. Nothing here knows gRPC, tenants' rights or prices.
+(`tiers`, `quantize`, `step_cache`), and `samplers` move the latents, each as its row's `plan` says; `finishing` decodes
+them and has files made (`encode`); `floor` says how it ended, `generation` what it used, `account` whose time it was.
+`measured` keeps what steps and generations cost for the next process. Nothing here knows gRPC, tenants' rights or prices.
 """
 
 import diffusers.utils.logging

@@ -20,7 +20,7 @@ from safetensors import torch as tensor_files
 from torch import Tensor
 
 from darkroom.model_runner.engine.job import JSON, AdapterUse, Job, ModelSpec, Output, Stage, Usage
-from darkroom.model_runner.engine.samplers.plan import Plan
+from darkroom.model_runner.engine.plan import Plan
 from darkroom.model_runner.engine.state import BatchKey, State
 
 VERSION = 1

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from darkroom.model_runner.engine.job import AdapterUse, Tier
-from darkroom.model_runner.engine.samplers.plan import Plan
+from darkroom.model_runner.engine.plan import Plan
 
 
 class BatchKey(NamedTuple):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from darkroom.model_runner.engine import errors
+from darkroom.model_runner.engine.plan import Plan
 from darkroom.model_runner.engine.samplers import edm
-from darkroom.model_runner.engine.samplers.plan import Plan
 
 EDM = diffusers.EDMDPMSolverMultistepScheduler
 STABLE_AUDIO = {"sigma_min": 0.3, "sigma_max": 500.0, "sigma_data": 1.0, "sigma_schedule": "exponential"}

@@ -5,8 +5,8 @@ each row, then states one step further. There is no scheduler object that rememb
 samplers and step counts share a batch. Next: `named` finds a sampler's table, `advance` multiplies by it.
 """
 
+from darkroom.model_runner.engine.plan import Plan
 from darkroom.model_runner.engine.samplers.advance import advance
 from darkroom.model_runner.engine.samplers.named import NAMES, default_name, plan
-from darkroom.model_runner.engine.samplers.plan import Plan
 
 __all__ = ["NAMES", "Plan", "advance", "default_name", "plan"]

@@ -7,32 +7,26 @@ Next: `slices` lays the new states into their rows.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from darkroom.model_runner.engine.state import Predictions, State
 from darkroom_kernels import ops
 
-if TYPE_CHECKING:  # a state holds a plan, so this module cannot ask for it at import
-    from darkroom.model_runner.engine.state import Predictions, State
 
-
-def advance(
-    states: "Sequence[State]", predictions: "Predictions", *, noise: Sequence[Tensor] | None = None
-) -> "list[State]":
+def advance(states: Sequence[State], predictions: Predictions) -> list[State]:
     """Take one step for each row; rows of different samplers may share the batch.
 
     The prediction is `negative + guidance * (positive - negative)`, or `positive` where the batch is not guided or a row's
-    guidance is 1. Fresh noise comes from each row's own generator, on the CPU in float32, or is given as `noise`, one tensor
-    a row.
+    guidance is 1. Fresh noise comes from each row's own generator, on the CPU in float32.
     """
     latents = torch.stack([state.latents for state in states])
     guidance = None if predictions.negative is None else _floats([state.guidance for state in states], latents)
     if all(state.plan.sampler == "flow_euler" and not state.plan.draws_noise for state in states):
         return _slide(states, latents, predictions, guidance)
-    drawn = [_draw(state) if noise is None else (noise[row], state.noise_rng) for row, state in enumerate(states)]
+    drawn = [_draw(state) for state in states]
     moved = _multiply(states, latents, _combine(predictions, guidance), [fresh for fresh, _ in drawn])
     return [
         dataclasses.replace(
@@ -46,9 +40,7 @@ def advance(
     ]
 
 
-def _slide(
-    states: "Sequence[State]", latents: Tensor, predictions: "Predictions", guidance: Tensor | None
-) -> "list[State]":
+def _slide(states: Sequence[State], latents: Tensor, predictions: Predictions, guidance: Tensor | None) -> list[State]:
     """Add each prediction times the length of its row's step, in one kernel."""
     lengths = _floats([float(state.plan.matrices[state.step, 0, 1]) for state in states], latents)
     moved = ops.guidance_step(
@@ -60,7 +52,7 @@ def _slide(
     ]
 
 
-def _combine(predictions: "Predictions", guidance: Tensor | None) -> Tensor:
+def _combine(predictions: Predictions, guidance: Tensor | None) -> Tensor:
     """Return what a guided batch predicts, in float32, as `ops.guidance_step` does."""
     positive = predictions.positive.float()
     if predictions.negative is None or guidance is None:
@@ -70,7 +62,7 @@ def _combine(predictions: "Predictions", guidance: Tensor | None) -> Tensor:
     return torch.where(scale == 1.0, positive, (positive - negative) * scale + negative)
 
 
-def _draw(state: "State") -> tuple[Tensor | None, Tensor | None]:
+def _draw(state: State) -> tuple[Tensor | None, Tensor | None]:
     """Return a row's fresh noise, if it takes any, and its generator's state after it."""
     if not state.plan.draws_noise:
         return None, state.noise_rng
@@ -80,7 +72,7 @@ def _draw(state: "State") -> tuple[Tensor | None, Tensor | None]:
     return torch.randn(state.latents.shape, generator=generator), generator.get_state()
 
 
-def _multiply(states: "Sequence[State]", latents: Tensor, predicted: Tensor, fresh: Sequence[Tensor | None]) -> Tensor:
+def _multiply(states: Sequence[State], latents: Tensor, predicted: Tensor, fresh: Sequence[Tensor | None]) -> Tensor:
     """Return [rows, 1 + H, ...]: each row's matrix times its latents, prediction, history and noise."""
     history = max(state.plan.history for state in states)
     matrices = np.zeros((len(states), 1 + history, 3 + history))

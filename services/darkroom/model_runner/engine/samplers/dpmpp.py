@@ -10,8 +10,8 @@ from typing import Any
 import diffusers
 import numpy as np
 
+from darkroom.model_runner.engine.plan import Plan, Table
 from darkroom.model_runner.engine.samplers import levels
-from darkroom.model_runner.engine.samplers.plan import Plan, Table
 
 _LATENTS, _PREDICTION, _BEFORE, _NOISE = np.eye(4)
 _FEW_STEPS = 15

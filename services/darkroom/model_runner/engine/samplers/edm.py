@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from darkroom.model_runner.engine import errors
-from darkroom.model_runner.engine.samplers.plan import Plan, Table
+from darkroom.model_runner.engine.plan import Plan, Table
 
 ODE, SDE = "dpmpp_2m", "dpmpp_2m_sde"
 COSINE = "CosineDPMSolverMultistepScheduler"

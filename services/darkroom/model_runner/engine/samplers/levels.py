@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from darkroom.model_runner.engine import errors
-from darkroom.model_runner.engine.samplers.plan import Table
+from darkroom.model_runner.engine.plan import Table
 
 Config = Mapping[str, Any]
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from darkroom.model_runner.engine import errors
+from darkroom.model_runner.engine.plan import Plan
 from darkroom.model_runner.engine.samplers import ddim, dpmpp, euler, levels, pndm, unipc
-from darkroom.model_runner.engine.samplers.plan import Plan
 
 _PLANS: Mapping[str, Callable[[levels.Request], Plan]] = {
     "flow_euler": euler.flow_euler,

@@ -9,8 +9,8 @@ from typing import Any
 import diffusers
 import numpy as np
 
+from darkroom.model_runner.engine.plan import Plan, Table
 from darkroom.model_runner.engine.samplers import levels
-from darkroom.model_runner.engine.samplers.plan import Plan, Table
 
 _LATENTS, _PREDICTION, _LAST, _SECOND_LAST, _THIRD_LAST, _ = np.eye(6)
 _NONE = np.zeros(6)

@@ -10,8 +10,8 @@ from typing import Any
 import diffusers
 import numpy as np
 
+from darkroom.model_runner.engine.plan import Plan, Table
 from darkroom.model_runner.engine.samplers import levels
-from darkroom.model_runner.engine.samplers.plan import Plan, Table
 
 
 def unipc(request: levels.Request) -> Plan:

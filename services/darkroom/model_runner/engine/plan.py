@@ -1,7 +1,7 @@
 """What a sampler does, as a table of numbers: every sampler here is a linear recurrence.
 
 In: the matrices that `euler`, `ddim`, `dpmpp`, `unipc`, `pndm` and `edm` compute. Out: a `Plan`, which a state carries with it: plain
-numbers that can be saved. Next: `advance` multiplies by them.
+numbers that can be saved. Next: `state` holds it, and `samplers.advance` multiplies by it.
 """
 
 import dataclasses
