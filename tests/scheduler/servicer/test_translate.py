@@ -2,6 +2,8 @@ import dataclasses
 import datetime
 from pathlib import Path
 
+import psutil
+
 from darkroom import catalog, pricing
 from darkroom.api.scheduler.v1 import generation_pb2, model_service_pb2
 from darkroom.api.types.v1 import media_pb2
@@ -50,6 +52,15 @@ def test_pictures_that_came_inline_are_told_without_their_bytes() -> None:
     asked.image.source_image.media_id = "med_1"
     told = translate.generation(test_history.generation(input=asked.SerializeToString()))
     assert told.image.source_image.media_id == "med_1"
+
+
+def test_those_bytes_are_not_kept_with_what_is_told() -> None:
+    asked = conftest.request()
+    asked.image.source_image.inline = bytes(1 << 20)
+    noun = test_history.generation(input=asked.SerializeToString())
+    before_bytes = psutil.Process().memory_info().rss
+    kept = [translate.generation(noun) for _ in range(100)]
+    assert psutil.Process().memory_info().rss - before_bytes < 50 << 20, len(kept)
 
 
 def test_states_go_both_ways() -> None:

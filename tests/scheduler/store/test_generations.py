@@ -1,4 +1,5 @@
 import contextlib
+from typing import Any
 
 import pytest
 
@@ -87,15 +88,19 @@ async def test_an_end_is_one_transaction_with_its_charge(database: postgres.Data
     assert (told.amount.nanos, told.free_reason, told.usage.pixels) == (60, "", 4096)
 
 
-async def test_pages_are_newest_first_and_filtered(store: generations.Generations, database: postgres.Database) -> None:
+@pytest.mark.parametrize("read_max", [1, 2, generations.READ_MAX])
+async def test_pages_are_newest_first_and_filtered(
+    store: generations.Generations, database: postgres.Database, monkeypatch: pytest.MonkeyPatch, read_max: int
+) -> None:
+    monkeypatch.setattr(generations, "READ_MAX", read_max)
     made = [await make(database, model=f"m{number % 2}") for number in range(5)]
     await store.cancel(tenant_id=TENANT, generation_id=made[0].generation_id)
     newest = [each.generation_id for each in reversed(made)]
 
     async def page(before_id: str = "", limit: int = 10, **filters: str) -> list[str]:
         tenant = {"tenant_id": TENANT, **filters}
-        rows = await store.page(generations.Filters(**tenant), before_id=before_id, limit=limit)
-        return [each.generation_id for each in rows]
+        found = store.page(generations.Filters(**tenant), before_id=before_id, limit=limit)
+        return [each.generation_id async for each in found]
 
     assert await page() == newest
     assert await page(limit=2) == newest[:2]
@@ -103,6 +108,26 @@ async def test_pages_are_newest_first_and_filtered(store: generations.Generation
     assert await page(model="m1") == [newest[1], newest[3]]
     assert await page(state="CANCELLED") == [newest[4]]
     assert await page(tenant_id=ids.new("ten")) == []
+
+
+async def test_a_page_reads_no_more_than_is_asked_of_it(
+    store: generations.Generations, database: postgres.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that pictures in requests fill no memory: whoever has enough of a page leaves the rest in the database."""
+    made = [await make(database) for _ in range(5)]
+    reads: list[int] = []
+    fetch = database.fetch
+
+    async def counted(sql: str, *args: Any) -> Any:
+        rows = await fetch(sql, *args)
+        reads.append(len(rows))
+        return rows
+
+    monkeypatch.setattr(database, "fetch", counted)
+    monkeypatch.setattr(generations, "READ_MAX", 2)
+    found = store.page(generations.Filters(TENANT), before_id="", limit=5)
+    assert [(await anext(found)).generation_id for _ in range(3)] == [each.generation_id for each in made[:1:-1]]
+    assert reads == [2, 2]
 
 
 async def test_what_waits_in_vain_is_ended(store: generations.Generations, database: postgres.Database) -> None:

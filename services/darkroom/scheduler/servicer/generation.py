@@ -1,6 +1,6 @@
 """GenerationService: the public door for media."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
 
 import grpc
@@ -9,6 +9,7 @@ from darkroom import errors, page_tokens, rpc, validation
 from darkroom.api.scheduler.v1 import generation_pb2, generation_service_pb2_grpc
 from darkroom.api.scheduler.v1 import generation_service_pb2 as pb
 from darkroom.scheduler import history
+from darkroom.scheduler.domain import generation as domain
 from darkroom.scheduler.servicer import create, quote, translate
 from darkroom.scheduler.store import bell, events, explain, follow, generations
 
@@ -74,10 +75,9 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         scope = "generations:" + ":".join(filters)
         before_id = self._pages.read("page_token", request.page_token, scope)
         size = request.page_size or PAGE_SIZE_DEFAULT
-        page = await self._store.page(filters, before_id=before_id, limit=size + 1)
-        told = _that_fit(map(translate.generation, page[:size]))
-        more = self._pages.make(scope, position=told[-1].generation_id) if len(page) > len(told) else ""
-        return pb.ListGenerationsResponse(generations=told, next_page_token=more)
+        told, more = await _that_fit(self._store.page(filters, before_id=before_id, limit=size + 1), size)
+        token = self._pages.make(scope, position=told[-1].generation_id) if more else ""
+        return pb.ListGenerationsResponse(generations=told, next_page_token=token)
 
     async def CancelGeneration(
         self, request: pb.CancelGenerationRequest, context: Context
@@ -127,13 +127,16 @@ def _check_id(generation_id: str) -> None:
     found.raise_if_any()
 
 
-def _that_fit(told: Iterable[generation_pb2.Generation]) -> list[generation_pb2.Generation]:
-    """The first of them, as many as one message holds; one at least."""
-    fitting: list[generation_pb2.Generation] = []
+async def _that_fit(
+    found: AsyncIterator[domain.Generation], count: int
+) -> tuple[list[generation_pb2.Generation], bool]:
+    """Tell the first of them, at most so many and as many as one message holds, and whether there are more; one at least."""
+    told: list[generation_pb2.Generation] = []
     size_bytes = 0
-    for each in told:
-        size_bytes += each.ByteSize()
-        if fitting and size_bytes > PAGE_BYTES_MAX:
-            break
-        fitting.append(each)
-    return fitting
+    async for each in found:
+        message = translate.generation(each)
+        size_bytes += message.ByteSize()
+        if len(told) == count or (told and size_bytes > PAGE_BYTES_MAX):
+            return told, True
+        told.append(message)
+    return told, False

@@ -52,17 +52,17 @@ def generation(noun: domain.Generation) -> generation_pb2.Generation:
     request = generation_service_pb2.CreateGenerationRequest.FromString(noun.input)
     given = request.WhichOneof("input")
     if given is not None:
-        told = getattr(message, given)
-        told.CopyFrom(getattr(request, given))
-        _shorten(told)
+        wanted = getattr(request, given)
+        _shorten(wanted)  # before it is copied: what was once in a message stays in its memory as long as that lives
+        getattr(message, given).CopyFrom(wanted)
     return message
 
 
-def _shorten(told: asked.Media) -> None:
+def _shorten(wanted: asked.Media) -> None:
     """Tell that pictures were inline, not their bytes: a page of them would be longer than a message may be."""
     for name in ("source_image", "mask_image"):
-        if name in told.DESCRIPTOR.fields_by_name and getattr(told, name).WhichOneof("source") == "inline":
-            getattr(told, name).inline = b""
+        if name in wanted.DESCRIPTOR.fields_by_name and getattr(wanted, name).WhichOneof("source") == "inline":
+            getattr(wanted, name).inline = b""
 
 
 def state(noun: domain.State) -> "generation_pb2.GenerationState.ValueType":

@@ -5,13 +5,16 @@ billing outcome in its caller's transaction, so that a finished generation has e
 """
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
 from typing import Any, NamedTuple
 
 from darkroom import errors, postgres, pricing
 from darkroom.scheduler import price
 from darkroom.scheduler.domain import generation as domain
 from darkroom.scheduler.store import checkpoints, events, outbox, spending
+
+READ_MAX = 20
+"""Generations in memory at a time: each may have half a megabyte of pictures in its request."""
 
 _COLUMNS = tuple(field.name for field in dataclasses.fields(domain.Generation))
 
@@ -131,18 +134,23 @@ class Generations:
             raise errors.NotFound("generation", generation_id)
         return read(row)
 
-    async def page(self, filters: Filters, *, before_id: str, limit: int) -> list[domain.Generation]:
-        """List the newest that are older than `before_id` (empty: the newest of all)."""
-        rows = await self._database.fetch(
-            "SELECT * FROM generation WHERE tenant_id = $1 AND ($2 = '' OR generation_id < $2)"
-            " AND ($3 = '' OR state = $3) AND ($4 = '' OR model = $4) ORDER BY generation_id DESC LIMIT $5",
-            filters.tenant_id,
-            before_id,
-            filters.state,
-            filters.model,
-            limit,
-        )
-        return [read(row) for row in rows]
+    async def page(self, filters: Filters, *, before_id: str, limit: int) -> AsyncIterator[domain.Generation]:
+        """Yield the newest that are older than `before_id` (empty: the newest of all), a few of them read at a time."""
+        while limit:
+            rows = await self._database.fetch(
+                "SELECT * FROM generation WHERE tenant_id = $1 AND ($2 = '' OR generation_id < $2)"
+                " AND ($3 = '' OR state = $3) AND ($4 = '' OR model = $4) ORDER BY generation_id DESC LIMIT $5",
+                filters.tenant_id,
+                before_id,
+                filters.state,
+                filters.model,
+                count := min(limit, READ_MAX),
+            )
+            for row in rows:
+                yield read(row)
+            if len(rows) < count:
+                return
+            before_id, limit = rows[-1]["generation_id"], limit - count
 
     async def cancel(self, *, tenant_id: str, generation_id: str) -> domain.Generation:
         """End one that waits; ask for the end of one that runs; return a finished one unchanged."""
