@@ -3,13 +3,16 @@
 In: jobs. Out: which seeds were in each forward, and the events of each job.
 """
 
+import io
 from pathlib import Path
 from typing import Any
+
+import PIL.Image
 
 from darkroom.model_runner import step_cost
 from darkroom.model_runner.engine import measured
 from darkroom.model_runner.engine.families import Load
-from darkroom.model_runner.engine.job import Ended, EngineConfig, Event, Job
+from darkroom.model_runner.engine.job import Ended, EngineConfig, Event, Job, Output
 from darkroom.model_runner.engine.step_loop import StepLoop
 from tests.model_runner.engine import counting
 
@@ -68,3 +71,10 @@ def job(key: str, seed: int = 0, **changes: Any) -> Job:
         "max_sequence_length": 8,
     }
     return Job(key=key, **(values | changes))
+
+
+def grey(output: Output) -> int:
+    """Return the level of a picture's first pixel: how many steps were taken."""
+    pixel = PIL.Image.open(io.BytesIO(output.data)).getpixel((0, 0))
+    assert isinstance(pixel, tuple)
+    return int(pixel[0])

@@ -1,11 +1,9 @@
 """What the loop runs in each turn, step by step, with a family that can be computed by hand."""
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import PIL.Image
 import pytest
 import torch
 
@@ -19,7 +17,7 @@ from darkroom.model_runner.engine.job import (
     Progressed,
     Started,
 )
-from tests.model_runner.engine.harness import Harness, job
+from tests.model_runner.engine.harness import Harness, grey, job
 
 Make = Callable[..., Any]
 
@@ -27,12 +25,6 @@ Make = Callable[..., Any]
 @pytest.fixture
 def harness(tmp_path: Path) -> Callable[..., Harness]:
     return lambda **config: Harness(tmp_path, **config)
-
-
-def grey(output: Any) -> int:
-    pixel = PIL.Image.open(io.BytesIO(output.data)).getpixel((0, 0))
-    assert isinstance(pixel, tuple)
-    return int(pixel[0])
 
 
 def test_the_life_of_a_generation(harness: Any) -> None:
@@ -133,29 +125,6 @@ def test_cancel_of_a_waiting_job_costs_nothing(harness: Any) -> None:
     assert run.loop.is_idle
     assert run.end("1").usage.device_time_us == 0
     assert run.turn() == []
-
-
-def test_one_that_fails_fails_alone(harness: Any) -> None:
-    run = harness()
-    run.family.broken = {2: ValueError("shape"), 4: torch.OutOfMemoryError("CUDA out of memory")}
-    run.loop.accept(job("good", seed=1, steps=2))
-    run.loop.accept(job("bad", seeds=(2, 3), steps=2))
-    run.loop.accept(job("large", seeds=(5, 4), steps=2))
-    assert run.turn() == [[1, 2, 3, 5, 4], [1], [2], [5], [4], [4]]
-    run.run()
-    assert grey(run.end("good").outputs[0]) == 2
-    assert (run.end("bad").code, run.end("bad").fault) == ("INTERNAL", "runner")
-    assert "shape" not in run.end("bad").message
-    assert run.end("large").code == "OUT_OF_MEMORY"
-
-
-def test_a_batch_too_large_for_the_device_is_halved_and_remembered(harness: Any) -> None:
-    run = harness()
-    run.family.batch_max = 1
-    run.loop.accept(job("1", seeds=(1, 2, 3), steps=2))
-    run.run()
-    assert [grey(output) for output in run.end("1").outputs] == [2, 2, 2]
-    assert run.family.forwards == [[1, 2, 3], [1, 2], [1], [2], [3], [1], [2], [3]]
 
 
 def test_numbers_that_are_no_picture_fail_their_generation_only(harness: Any) -> None:

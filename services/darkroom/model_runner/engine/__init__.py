@@ -6,7 +6,8 @@ life: `engine` takes it in; `step_loop` decides, turn by turn, who has the devic
 `pictures`, which `reading` had other threads read, and so the `state`s of its rows, or those of its checkpoint
 (`saving`, `checkpoint`); `slices` steps them (`hurry` says how many at most): the family predicts, as the tier has it
 (`tiers`, `quantize`, `step_cache`), and `samplers` move the latents, each as its row's `plan` says; `finishing` decodes
-them and has files made (`encode`); `floor` says how it ended, `generation` what it used, `account` whose time it was.
+them and has files made (`encode`). What fails for several is tried for fewer (`together`). `floor` says how it ended,
+`generation` what it used, `account` whose time it was.
 `measured` keeps what steps and generations cost for the next process. Nothing here knows gRPC, tenants' rights or prices.
 """
 

@@ -7,7 +7,7 @@ loop steps from now on. Next: `slices`.
 import collections
 from collections.abc import Hashable, Sequence
 
-from darkroom.model_runner.engine import checkpoint, saving
+from darkroom.model_runner.engine import checkpoint, saving, together
 from darkroom.model_runner.engine.floor import Floor
 from darkroom.model_runner.engine.generation import Generation, Row
 from darkroom.model_runner.engine.job import Output, Stage, Started, Usage
@@ -39,10 +39,9 @@ def candidates(floor: Floor) -> list[Generation]:
 def fitting(floor: Floor, generations: Sequence[Generation]) -> list[Generation]:
     """Return the first, and those after it that may be prepared with it: one forward of the encoders, all with places."""
     chosen = [generations[0]]
-    rows_max = min(floor.config.batch_rows_max, floor.rows_max.get(key(chosen[0]), floor.config.batch_rows_max))
     places = collections.Counter(row.generation.job.priority for row in floor.rows)
     places[chosen[0].job.priority] += len(chosen[0].job.seeds)
-    for generation in generations[1:rows_max]:
+    for generation in generations[1 : floor.rows_max(key(chosen[0]))]:
         places[generation.job.priority] += len(generation.job.seeds)
         if places[generation.job.priority] > floor.config.rows_live_max:
             break
@@ -64,7 +63,7 @@ def load(floor: Floor, generation: Generation) -> None:
     finally:
         load_us = floor.device_us() - started_us
         floor.account.platform(load_us)
-        floor.rows_max.clear()  # there is other room now
+        floor.grow()
         for other in waiting:
             other.load_us += load_us
             other.mark("load", now_us=floor.now_us())
@@ -83,7 +82,8 @@ def prepare(floor: Floor, generations: Sequence[Generation]) -> None:
         if floor.is_live(generation):
             _start(floor, generation, *saved)
     family = floor.family(generations[0].job.model)
-    prepared = floor.together(
+    prepared = together.run(
+        floor,
         [generation for generation in generations if generation not in restored],
         lambda some: family.prepare([generation.job_with_pictures() for generation in some]),
         generation_of=lambda generation: generation,
@@ -106,7 +106,8 @@ def _load_adapters(floor: Floor, generation: Generation, *, again: bool) -> None
     if not generation.job.adapters:
         return
     bank = floor.family(generation.job.model).bank
-    loaded = floor.together(
+    loaded = together.run(
+        floor,
         [generation],
         lambda some: [[bank.get(use) for use in each.job.adapters] for each in some],
         generation_of=lambda each: each,

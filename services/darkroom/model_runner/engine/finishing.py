@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import NamedTuple
 
 from darkroom.model_runner import batch, fixed_cost
-from darkroom.model_runner.engine import encode, errors
+from darkroom.model_runner.engine import encode, errors, together
 from darkroom.model_runner.engine.families import Family
 from darkroom.model_runner.engine.floor import Floor
 from darkroom.model_runner.engine.generation import Generation, Row
@@ -55,7 +55,7 @@ class Finishing:
             tried.append(len(some))
             return [encode.rounded(family.medium, media) for media in family.decode([row.state for row in some])]
 
-        decoded = floor.together(rows, forward, generation_of=lambda row: row.generation, key=key(rows[0]))
+        decoded = together.run(floor, rows, forward, generation_of=lambda row: row.generation, key=key(rows[0]))
         if len(tried) == 1 and decoded:
             floor.decode_costs.observe(shape(batch_key, tried[0]), sum(done.share_us for done in decoded))
         for row, made, share_us in decoded:

@@ -9,8 +9,8 @@ from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 from darkroom.model_runner import batch, step_cost
-from darkroom.model_runner.engine import saving
-from darkroom.model_runner.engine.floor import Done, Floor
+from darkroom.model_runner.engine import saving, together
+from darkroom.model_runner.engine.floor import Floor
 from darkroom.model_runner.engine.generation import Row
 from darkroom.model_runner.engine.state import BatchKey, State
 
@@ -68,7 +68,7 @@ def step(floor: Floor, slice_: Slice) -> Slice:
         states = [row.state for row in some]
         return family.advance(states, family.denoise(states))
 
-    moved = floor.together(rows, forward, generation_of=lambda row: row.generation, key=key(rows[0]))
+    moved = together.run(floor, rows, forward, generation_of=lambda row: row.generation, key=key(rows[0]))
     if len(tried) == 1 and moved:
         _measure(floor, moved)
     for row, state, share_us in moved:
@@ -80,7 +80,7 @@ def step(floor: Floor, slice_: Slice) -> Slice:
     return slice_._replace(steps_left=slice_.steps_left - 1)
 
 
-def _measure(floor: Floor, moved: Sequence[Done[Row, State]]) -> None:
+def _measure(floor: Floor, moved: Sequence[together.Done[Row, State]]) -> None:
     batch_key, took_us = moved[0].item.state.batch_key, sum(done.share_us for done in moved)
     if batch_key.precision == "draft":
         reused = any(done.result.cached_steps > done.item.state.cached_steps for done in moved)

@@ -57,7 +57,6 @@ class StepLoop:
             pool=pool,
             now_us=now_us,
             wake=wake,
-            put_aside=lambda generation: saving.suspend(self._floor, generation),
             costs=costs,
         )
         self._finishing = finishing.Finishing(self._floor)
