@@ -46,6 +46,24 @@ def test_show_tells_extras_with_their_bounds(
     assert "a prompt of 0 bytes and 4 LoRAs at most" in lines
 
 
+def test_show_tells_every_digit_of_a_limit(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = {
+        "duration_us": {"min": 100_000, "max": 47_554_000},
+        "num_frames": {"min": 5, "max": 81, "multiple_of": 4},
+        "guidance_scale": {"min": 0.1, "max": 20},
+    }
+    model = json_format.ParseDict(
+        {"limits": limits, "defaults": {"duration_us": 30_000_000}}, model_service_pb2.Model()
+    )
+    monkeypatch.setattr(ask, "tenant", lambda work: model)
+    assert app.run(["models", "show", "any"]) == 0
+    words = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["duration_us", "30000000", "100000", "47554000"] in words
+    assert ["parameter", "default", "least", "most", "in", "steps", "of"] in words
+    assert ["num_frames", "5", "81", "4"] in words
+    assert ["guidance_scale", "0.1", "20"] in words
+
+
 def test_show_tells_which_pictures_a_model_takes(darkroom: Darkroom) -> None:
     lines = darkroom("models", "show", "pocket-image").out.splitlines()
     assert "source image optional" in lines

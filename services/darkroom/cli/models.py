@@ -50,7 +50,7 @@ def show_(name: str, as_json: bool) -> None:
     )
     click.echo(f"revision {model.revision}\n")
     names = sorted({*model.limits, *model.defaults})
-    show.rows(("parameter", "default", "least", "most", "multiple of"), (_limits(model, name) for name in names))
+    show.rows(("parameter", "default", "least", "most", "in steps of"), (_limits(model, name) for name in names))
     if model.samplers:
         click.echo(f"\nsamplers {', '.join(model.samplers)}")
     click.echo(f"quality tiers {', '.join(show.tier_name(tier) for tier in model.qualities)}")
@@ -79,9 +79,14 @@ def _extra(schema: dict[str, Any]) -> str:
 
 
 def _limits(model: model_pb.Model, name: str) -> tuple[str, ...]:
-    default = f"{model.defaults[name]:g}" if name in model.defaults else ""
+    default = _number(model.defaults[name]) if name in model.defaults else ""
     if name not in model.limits:
         return (name, default, "", "", "")
     limit = model.limits[name]
-    multiple_of = f"{limit.multiple_of:g}" if limit.multiple_of > 1 else ""
-    return (name, default, f"{limit.min:g}", f"{limit.max:g}", multiple_of)
+    step = _number(limit.multiple_of) if limit.multiple_of > 1 else ""
+    return (name, default, _number(limit.min), _number(limit.max), step)
+
+
+def _number(value: float) -> str:
+    """Every digit of it: `g` alone would round a length in microseconds, and write it with an exponent."""
+    return f"{value:.15g}"

@@ -91,7 +91,7 @@ class NumberLimit(_message.Message):
     max: _builtins.float
     """Greatest value accepted."""
     multiple_of: _builtins.float
-    """The value must be a multiple of this; 0 means any."""
+    """The value less the least must be a multiple of this; 0 means any."""
     def __init__(
         self,
         *,
