@@ -2,7 +2,12 @@ import csv
 import datetime
 import io
 
+import pytest
+
+from darkroom.api.billing_meter.v1 import billing_service_pb2
 from darkroom.api.scheduler.v1 import generation_pb2
+from darkroom.api.types.v1 import money_pb2
+from darkroom.cli import app, ask
 from tests.cli.conftest import Darkroom
 
 
@@ -19,6 +24,15 @@ def test_csv_json_and_table_tell_the_same(darkroom: Darkroom, made: generation_p
     assert table[1] == [row[name] for name in row]
     assert table[2][0] == "total"
     assert table[2][1:] == table[1][2:]
+
+
+def test_seconds_of_media_are_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    row = billing_service_pb2.UsageRow(model="wan", usage=money_pb2.Usage(media_duration_us=1_125_000, steps=6))
+    answer = billing_service_pb2.ReportUsageResponse(rows=[row], total=row)
+    monkeypatch.setattr(ask, "tenant", lambda work: answer)
+    assert app.run(["usage", "report", "--format", "csv"]) == 0
+    (told,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert (told["media_seconds"], told["steps"]) == ("1.125000", "6")
 
 
 def test_groups(darkroom: Darkroom, made: generation_pb2.Generation) -> None:

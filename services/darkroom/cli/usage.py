@@ -10,7 +10,10 @@ from google.protobuf import timestamp_pb2
 from darkroom.api.billing_meter.v1 import billing_service_pb2 as billing_pb
 from darkroom.cli import ask, parse, show
 
-COLUMNS = ("day", "model", "generations", "free", "images", "megapixels", "steps", "gpu_seconds", "amount", "currency")
+COLUMNS = (
+    *("day", "model", "generations", "free", "images", "megapixels", "media_seconds", "steps", "gpu_seconds"),
+    *("amount", "currency"),
+)
 GROUPS = {"model": billing_pb.USAGE_GROUP_MODEL, "day": billing_pb.USAGE_GROUP_DAY}
 
 
@@ -68,6 +71,7 @@ def _line(row: billing_pb.UsageRow) -> tuple[object, ...]:
         row.free_generations,
         row.usage.images,
         f"{row.usage.pixels / 1e6:.6f}",
+        f"{row.usage.media_duration_us / 1e6:.6f}",
         row.usage.steps,
         f"{row.usage.gpu_time_us / 1e6:.6f}",
         value,
