@@ -29,6 +29,15 @@ def test_what_went_on_from_a_checkpoint_says_so_and_what_runs_has_no_times_yet(
     assert "time" not in told
 
 
+def test_what_has_ended_says_when(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = generation_pb2.Generation(generation_id=NOBODYS, state=generation_pb2.GENERATION_STATE_CANCELLED)
+    ended.created_at.FromJsonString("2026-11-20T16:16:47.500Z")
+    ended.finished_at.FromJsonString("2026-11-20T16:17:02.750Z")
+    monkeypatch.setattr(ask, "tenant", lambda work: ended)
+    assert app.run(["get", NOBODYS]) == 0
+    assert "ended    2026-11-20 16:17:02 UTC, 15.25 s after it was asked for\n" in capsys.readouterr().out
+
+
 def test_get_as_json(darkroom: Darkroom, made: generation_pb2.Generation) -> None:
     told = darkroom("get", made.generation_id, "--json").json
     assert told["generation_id"] == made.generation_id

@@ -119,7 +119,7 @@ def test_decisions_tell_candidates_rejections_and_what_it_waits_for(capsys: pyte
     )
     assert capsys.readouterr().out.splitlines() == [
         "attempt 2 (after the runner was lost): run_1 was soonest (went on from step 7)",
-        "  run_1 on a: score 0.250, predicted 2.00 s, 90% used by others",
+        "  run_1 on a: score 0.250, predicted 2.00 s, 90 % used by others",
         "    time 0.50",
         "  3 filtered out: draining",
         "waiting: all are full",
@@ -176,6 +176,6 @@ def test_an_estimate_tells_each_kind_of_accelerator(capsys: pytest.CaptureFixtur
     show.estimate(told, as_json_=False)
     first, _, line = capsys.readouterr().out.splitlines()
     assert first == "28 steps, 0.06 GB, at most 1.000000000 USD; starts in about 2.0 s, done in about 3.6 s"
-    assert line.split() == ["cpu", "1.50", "0.00", "0.000000005", "USD", "True"]
+    assert line.split() == ["cpu", "1.50", "0.00", "0.000000005", "USD", "yes"]
     show.estimate(service_pb.EstimateGenerationResponse(), as_json_=False)
     assert "no runner serves it now" in capsys.readouterr().out

@@ -34,7 +34,7 @@ def _line(runner: fleet_pb.Runner) -> tuple[object, ...]:
         runner.node,
         runner.device.product,
         f"{sample.utilization_percent} %" if sample.HasField("utilization_percent") else "-",
-        f"{runner.foreign_utilization:.0%}",
+        f"{100 * runner.foreign_utilization:.0f} %",
         f"{sample.memory_used_bytes / 2**30:.1f} GiB" if sample.HasField("memory_used_bytes") else "-",
         runner.generations,
         ", ".join(runner.resident_models) or "-",

@@ -3,6 +3,8 @@
 An id comes in; a line, a table or one JSON object goes out.
 """
 
+import datetime
+
 import click
 
 from darkroom import client
@@ -97,6 +99,10 @@ def _show(generation: generation_pb.Generation, *, as_json: bool) -> None:
     if generation.attempts:
         resumed = f", which went on from step {generation.resumed_step}" if generation.resumed_step else ""
         click.echo(f"ran      on {generation.runner_id}, attempt {generation.attempts}{resumed}")
+    if generation.HasField("finished_at"):
+        lasted = generation.finished_at.ToDatetime() - generation.created_at.ToDatetime()
+        took = show.seconds(lasted // datetime.timedelta(microseconds=1))
+        click.echo(f"ended    {show.moment(generation.finished_at)}, {took} after it was asked for")
     for artifact in generation.artifacts:
         click.echo(f"made     {artifact.media_id}  {artifact.media_type}  {show.made(artifact)}")
     if generation.HasField("finished_at"):

@@ -148,7 +148,7 @@ def decisions(explanation: service_pb.ExplainGenerationResponse, *, brief: bool)
             continue
         for candidate in decision.candidates:
             terms = ", ".join(f"{name} {value:.2f}" for name, value in sorted(candidate.terms.items()))
-            facts = f"predicted {seconds(candidate.predicted_us)}, {candidate.foreign_utilization:.0%} used by others"
+            facts = f"predicted {seconds(candidate.predicted_us)}, {100 * candidate.foreign_utilization:.0f} % used by others"
             out.print(text.Text(f"  {candidate.runner_id} on {candidate.node}: score {candidate.score:.3f}, {facts}"))
             out.print(text.Text(f"    {terms}"))
         for reason, count in sorted(decision.rejections.items()):
@@ -193,10 +193,19 @@ def estimate(told: service_pb.EstimateGenerationResponse, *, as_json_: bool) -> 
     out.print(f"{told.steps_total} steps, {told.memory_bytes / 1e9:.2f} GB, at most {_money(told.price_max)}; {wait}")
     columns = ("accelerator", "work s", "load s", "price", "measured")
     lines = (
-        (one.accelerator, f"{one.work_us / 1e6:.2f}", f"{one.load_us / 1e6:.2f}", _money(one.price), one.measured)
+        (
+            one.accelerator,
+            *(f"{us / 1e6:.2f}" for us in (one.work_us, one.load_us)),
+            _money(one.price),
+            _yes(one.measured),
+        )
         for one in told.accelerators
     )
     rows(columns, lines, none="nothing is measured", right=columns[1:4])
+
+
+def _yes(told: bool) -> str:
+    return "yes" if told else "no"
 
 
 def _money(amount: money_pb2.Money) -> str:
