@@ -1,4 +1,5 @@
 import asyncio
+import gc
 from typing import Any
 
 import grpc.aio
@@ -9,6 +10,7 @@ from darkroom.api.billing_meter.v1 import account_service_pb2, account_service_p
 from darkroom.api.scheduler.v1 import generation_pb2
 from darkroom.api.scheduler.v1 import generation_service_pb2 as pb
 from darkroom.api.types.v1.inputs_pb2 import ImageInput
+from darkroom.scheduler.domain import generation as domain
 from tests.scheduler.conftest import Room, Tenant, eventually, fields_of, refusal, request
 
 QUEUED = generation_pb2.GENERATION_STATE_QUEUED
@@ -216,6 +218,20 @@ async def test_a_watcher_that_leaves_is_forgotten(room: Room, tenant: Tenant, mo
         return not any("WatchGeneration" in repr(task) for task in asyncio.all_tasks())
 
     await eventually(idle)
+
+
+async def test_a_watcher_that_waits_holds_no_request(room: Room, tenant: Tenant) -> None:
+    """Its pictures may be half a megabyte, times as many as watch."""
+    made = await tenant.create()
+    call = watch(tenant, made.generation_id)
+    await first(call)
+
+    async def forgotten() -> bool:
+        nouns = [each for each in gc.get_objects() if isinstance(each, domain.Generation)]
+        return all(noun.generation_id != made.generation_id for noun in nouns)
+
+    await eventually(forgotten)
+    call.cancel()
 
 
 async def test_a_generation_survives_the_replica(room: Room, tenant: Tenant) -> None:

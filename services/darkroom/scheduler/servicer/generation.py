@@ -94,20 +94,27 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         """Stream every change of state, and progress between them, until the end."""
         _check_id(request.generation_id)
         generation_id, seen = request.generation_id, request.after_sequence
-        known = await self._store.get(tenant_id=rpc.principal().tenant_id, generation_id=generation_id)
-        if not 0 <= seen <= known.sequence:
+        latest = (await self._store.get(tenant_id=rpc.principal().tenant_id, generation_id=generation_id)).sequence
+        if not 0 <= seen <= latest:
             raise errors.InvalidArgument.of("after_sequence", "must be from 0 to the generation's latest sequence")
-        after = seen or known.sequence - 1
+        after = seen or latest - 1
         with self._follower.changes(generation_id) as changed:
             while True:
                 changed.clear()
-                snapshot = await self._changes.since(generation_id=generation_id, after_sequence=after)
-                for change in history.since(generations.read(snapshot.row), snapshot.events, after_sequence=after):
-                    yield pb.WatchGenerationResponse(generation=translate.generation(change))
-                    after = change.sequence
-                if generations.read(snapshot.row).is_final:
+                news, is_final = await self._news(generation_id, after_sequence=after)
+                for told in news:
+                    yield pb.WatchGenerationResponse(generation=told)
+                    after = told.sequence
+                if is_final:
                     return
                 await changed.wait()
+
+    async def _news(self, generation_id: str, *, after_sequence: int) -> tuple[list[generation_pb2.Generation], bool]:
+        """What a watcher has not been told, and whether it was all; who waits for more holds no pictures of the request."""
+        snapshot = await self._changes.since(generation_id=generation_id, after_sequence=after_sequence)
+        present = generations.read(snapshot.row)
+        news = history.since(present, snapshot.events, after_sequence=after_sequence)
+        return [translate.generation(each) for each in news], present.is_final
 
     async def ExplainGeneration(
         self, request: pb.ExplainGenerationRequest, context: Context
