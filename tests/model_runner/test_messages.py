@@ -191,7 +191,6 @@ def test_a_heartbeat_counts_no_trial_as_anybodys_work() -> None:
         jobs_waiting=0,
         rows_live=0,
         models=("m",),
-        adapters=(),
         step_costs=(),
         slowdown=1.5,
         fixed_costs=(FixedCost("m", "64x64", 1, 2, 3),),

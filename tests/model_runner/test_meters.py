@@ -12,7 +12,6 @@ def test_the_engines_numbers_are_read_when_they_are_exported() -> None:
         jobs_waiting=5,
         rows_live=3,
         models=(),
-        adapters=(),
         step_costs=(),
         slowdown=1.0,
         texts_remembered=4,

@@ -89,14 +89,12 @@ def test_identity_and_a_whole_sample(tmp_path: Path) -> None:
     assert sample.pop("sampled_at").endswith("+00:00")
     assert sample == {
         "utilization_percent": 37,
-        "memory_utilization_percent": 12,
         "memory_used_bytes": 2**30,
         "memory_total_bytes": 141 * 2**30,
         "power_mw": 311_500,
         "temperature_c": 61,
         "throttle_reasons": 4,
         "ecc_uncorrectable": 0,
-        "ecc_uncorrectable_lifetime": 2,
         "last_xid": None,
         "processes": [],
         "unhealthy_reason": "",
@@ -146,13 +144,12 @@ def test_own_processes_are_told_from_foreign_ones(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("unsupported", "fields"),
     [
-        ("utilization", ["utilization_percent", "memory_utilization_percent"]),
+        ("utilization", ["utilization_percent"]),
         ("memory_total", ["memory_used_bytes", "memory_total_bytes"]),
         ("power", ["power_mw"]),
         ("temperature", ["temperature_c"]),
         ("throttle_reasons", ["throttle_reasons"]),
         ("ecc_volatile", ["ecc_uncorrectable"]),
-        ("ecc_aggregate", ["ecc_uncorrectable_lifetime"]),
         ("processes", []),
         ("xids", []),
     ],

@@ -64,8 +64,6 @@ class DeviceSample:
     sampled_at: datetime.datetime
     utilization_percent: int | None = None
     """Share of time the device was busy, 0 to 100. For a CPU: with other processes than the runner."""
-    memory_utilization_percent: int | None = None
-    """Share of time its memory was read or written, 0 to 100."""
     memory_used_bytes: int | None = None
     memory_total_bytes: int | None = None
     power_mw: int | None = None
@@ -74,8 +72,6 @@ class DeviceSample:
     """NVML's bit mask of reasons for lowered clocks; bit 0 is an idle GPU."""
     ecc_uncorrectable: int | None = None
     """Uncorrectable ECC errors since the driver was loaded."""
-    ecc_uncorrectable_lifetime: int | None = None
-    """Uncorrectable ECC errors since the device was made."""
     last_xid: int | None = None
     """The last Xid since the sampler was opened."""
     processes: tuple[GpuProcess, ...] = ()
@@ -170,25 +166,24 @@ class NvmlSampler:
         self._collect_xids()
         utilization = _ask(pynvml.nvmlDeviceGetUtilizationRates, device)
         memory = _ask(pynvml.nvmlDeviceGetMemoryInfo, device)
-        ecc = _ask(self._ecc_uncorrectable, pynvml.NVML_VOLATILE_ECC)
+        ecc = _ask(self._ecc_uncorrectable)
         return DeviceSample(
             sampled_at=clock.utc_now(),
             utilization_percent=None if utilization is None else int(utilization.gpu),
-            memory_utilization_percent=None if utilization is None else int(utilization.memory),
             memory_used_bytes=None if memory is None else int(memory.used),
             memory_total_bytes=None if memory is None else int(memory.total),
             power_mw=_ask(pynvml.nvmlDeviceGetPowerUsage, device),
             temperature_c=_ask(pynvml.nvmlDeviceGetTemperature, device, pynvml.NVML_TEMPERATURE_GPU),
             throttle_reasons=_ask(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons, device),
             ecc_uncorrectable=ecc,
-            ecc_uncorrectable_lifetime=_ask(self._ecc_uncorrectable, pynvml.NVML_AGGREGATE_ECC),
             last_xid=self._last_xid,
             processes=_processes(_ask(pynvml.nvmlDeviceGetComputeRunningProcesses, device) or []),
             unhealthy_reason=unhealthy_reason(fatal_xid=self._fatal_xid, ecc_uncorrectable=ecc),
         )
 
-    def _ecc_uncorrectable(self, counter: int) -> int:
-        return int(pynvml.nvmlDeviceGetTotalEccErrors(self._device, pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, counter))
+    def _ecc_uncorrectable(self) -> int:
+        kind, since_boot = pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC
+        return int(pynvml.nvmlDeviceGetTotalEccErrors(self._device, kind, since_boot))
 
     def _watch_xids(self) -> Any:
         events = pynvml.nvmlEventSetCreate()

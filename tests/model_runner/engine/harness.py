@@ -10,7 +10,7 @@ from typing import Any
 import PIL.Image
 
 from darkroom.model_runner import step_cost
-from darkroom.model_runner.engine import measured
+from darkroom.model_runner.engine import measured, saving
 from darkroom.model_runner.engine.families import Load
 from darkroom.model_runner.engine.job import Ended, EngineConfig, Event, Job, Output
 from darkroom.model_runner.engine.step_loop import StepLoop
@@ -45,8 +45,17 @@ class Harness:
         return self.family.forwards[before:]
 
     def run(self) -> None:
-        while not self.loop.is_idle:
-            assert self.loop.turn() or self.loop.is_idle, "stuck"
+        while not self.is_idle:
+            assert self.loop.turn() or self.is_idle, "stuck"
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.loop._floor.generations
+
+    def checkpoint(self, key: str) -> None:
+        """Save a generation now, if it is here, and let it go on."""
+        if generation := self.loop._floor.generations.get(key):
+            saving.tell(self.loop._floor, generation)
 
     def of(self, key: str) -> list[Event]:
         return [event for event in self.events if event.job_key == key]

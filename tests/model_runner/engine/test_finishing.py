@@ -46,7 +46,7 @@ def test_files_are_made_elsewhere_while_the_device_goes_on(slow: Any) -> None:
     assert slow.of("1")[-1:] != [Finished]
     while slow.loop.turn():
         pass
-    assert not slow.loop.is_idle
+    assert not slow.is_idle
     assert slow.loop.snapshot.rows_live == 2
     slow.pool.work()
     slow.run()

@@ -77,8 +77,10 @@ def test_whatever_happens_the_time_adds_up_and_everybody_ends_once(
                     run.clock.now_us += value
                 case "drain":
                     run.loop.drain()
-                case _:
-                    getattr(run.loop, name)(str(value))
+                case "checkpoint":
+                    run.checkpoint(str(value))
+                case "cancel":
+                    run.loop.cancel(str(value))
         run.run()
     ends = [event for event in run.events if isinstance(event, Ended)]
     assert sorted(end.job_key for end in ends) == sorted(keys)

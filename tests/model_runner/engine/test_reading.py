@@ -32,7 +32,7 @@ def slow(tmp_path: Path) -> Any:
 
 
 def finish(run: Any) -> None:
-    while not run.loop.is_idle:
+    while not run.is_idle:
         run.pool.work()
         run.loop.turn()
 
@@ -78,7 +78,7 @@ def test_cancel_while_a_picture_is_read(slow: Any) -> None:
     assert not slow.loop.turn()
     slow.loop.cancel("1")
     assert isinstance(slow.end("1"), Cancelled)
-    assert slow.loop.is_idle
+    assert slow.is_idle
     slow.pool.work()
     assert not slow.loop.turn()
     assert slow.family.prepared == []

@@ -122,7 +122,7 @@ def test_cancel_of_a_waiting_job_costs_nothing(harness: Any) -> None:
     run = harness()
     run.loop.accept(job("1"))
     run.loop.cancel("1")
-    assert run.loop.is_idle
+    assert run.is_idle
     assert run.end("1").usage.device_time_us == 0
     assert run.turn() == []
 
@@ -156,7 +156,7 @@ def test_a_lost_device_ends_the_loop(harness: Any) -> None:
         run.run()
     run.loop.fail_all(errors.DeviceLost("the accelerator failed and must be reset"))
     assert {run.end(key).code for key in "12"} == {"DEVICE_LOST"}
-    assert run.loop.is_idle
+    assert run.is_idle
 
 
 def test_every_microsecond_is_somebodys(harness: Any) -> None:

@@ -26,7 +26,7 @@ def states(step: int) -> bytes:
 
 
 def checkpointed(step: int) -> Checkpointed:
-    return Checkpointed("gen_1/1/1", states(step), step, dataclasses.replace(USAGE, steps=step))
+    return Checkpointed("gen_1/1/1", states(step), dataclasses.replace(USAGE, steps=step))
 
 
 @pytest.fixture

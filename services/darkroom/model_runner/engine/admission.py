@@ -136,4 +136,4 @@ def _start(
         for index, image in enumerate(images)
         if isinstance(image, State)
     ]
-    floor.emit(Started(generation.job.key, generation.load_us, resumed_step))
+    floor.emit(Started(generation.job.key, resumed_step))

@@ -74,10 +74,6 @@ class Engine:
         """End a job within one step; nothing happens if it has ended already."""
         self._inbox.put(lambda: self._loop.cancel(job_key))
 
-    def checkpoint(self, job_key: str) -> None:
-        """Have a job that has begun saved between two steps, as an event Checkpointed; it goes on."""
-        self._inbox.put(lambda: self._loop.checkpoint(job_key))
-
     def drain(self) -> None:
         """Have every job that is here now saved between two steps and ended, as an event Suspended."""
         self._inbox.put(self._loop.drain)

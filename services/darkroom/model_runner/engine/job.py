@@ -198,8 +198,6 @@ class Started:
     """The model is resident and the generation holds its states."""
 
     job_key: str
-    load_us: int
-    """How long its model took to load for it; 0 when it was resident."""
     resumed_step: int = 0
     """Steps done by the checkpoint that it goes on from, summed over its images; 0: from the start."""
 
@@ -251,10 +249,8 @@ class Checkpointed:
     job_key: str
     data: bytes
     """A state file, as `checkpoint` writes it."""
-    steps_done: int
-    """Summed over its images."""
     usage: Usage
-    """What it has used up to there."""
+    """What it has used up to there: the steps of it are those that the file spares."""
 
 
 @dataclass(frozen=True)
@@ -285,8 +281,6 @@ class Snapshot:
     rows_live: int
     models: tuple[str, ...]
     """Resident, longest unused first."""
-    adapters: tuple[str, ...]
-    """Digests of the resident LoRAs."""
     step_costs: tuple[StepCost, ...]
     slowdown: float
     """How much longer steps take of late than the table says, at least 1.0."""

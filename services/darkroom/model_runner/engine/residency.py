@@ -59,18 +59,11 @@ class Residency:
         )
         self._return_us_per_byte: float | None = None  # when last a model returned from host memory
         self._read_us: dict[str, int] = {}  # how long each model took when it was last loaded from its files
-        self.load_us: dict[str, int] = {}
-        """How long each model took to load when it was last loaded, from wherever it was."""
 
     @property
     def models(self) -> tuple[str, ...]:
         """Names of what is resident, longest unused first."""
         return tuple(sorted(self._resident, key=lambda name: self._resident[name].used_us))
-
-    @property
-    def adapters(self) -> tuple[str, ...]:
-        """Digests of the LoRAs resident for any of them."""
-        return tuple(digest for resident in self._resident.values() for digest in resident.family.bank.digests)
 
     @property
     def merged_bytes(self) -> int:
@@ -120,11 +113,10 @@ class Residency:
             self.evict_idle(in_use=in_use)
             family = self._load(spec)
         now_us = self._now_us()
-        self.load_us[name] = now_us - started_us
         if was_kept:
-            self._return_us_per_byte = self.load_us[name] / spec.memory_bytes
+            self._return_us_per_byte = (now_us - started_us) / spec.memory_bytes
         else:
-            self._read_us[name] = self.load_us[name]
+            self._read_us[name] = now_us - started_us
         self._resident[name] = _Resident(family, now_us + STAY_LOADS * (now_us - begun_us), now_us)
 
     def use(self, name: str) -> Family:

@@ -45,8 +45,7 @@ def save(floor: Floor, generation: Generation) -> bytes | None:
 def tell(floor: Floor, generation: Generation) -> None:
     """Save a generation that goes on, if it has states."""
     if data := save(floor, generation):
-        usage = generation.usage()
-        floor.emit(Checkpointed(generation.job.key, data, generation.steps_done, usage))
+        floor.emit(Checkpointed(generation.job.key, data, generation.usage()))
 
 
 def suspend(floor: Floor, generation: Generation) -> None:

@@ -64,11 +64,6 @@ class StepLoop:
         self._slice: slices.Slice | None = None
         self.snapshot = self._look()
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether nobody is here."""
-        return not self._floor.generations
-
     def accept(self, job: Job) -> None:
         """Take a job in."""
         self._floor.arrive(Generation(job, now_us=self._floor.now_us()))
@@ -77,11 +72,6 @@ class StepLoop:
         """End a job; nothing happens if it has ended already."""
         if generation := self._floor.generations.get(job_key):
             self._floor.end(generation, Cancelled(job_key, generation.usage()))
-
-    def checkpoint(self, job_key: str) -> None:
-        """Save a job that has begun and let it go on; nothing happens otherwise."""
-        if generation := self._floor.generations.get(job_key):
-            saving.tell(self._floor, generation)
 
     def drain(self) -> None:
         """End every job, saved so that another runner can go on with it."""
@@ -181,7 +171,6 @@ class StepLoop:
             jobs_waiting=len(floor.waiting),
             rows_live=len(floor.rows),
             models=floor.residency.models,
-            adapters=floor.residency.adapters,
             step_costs=floor.step_costs.snapshot(),
             slowdown=floor.step_costs.slowdown,
             fixed_costs=floor.fixed_costs.snapshot(),

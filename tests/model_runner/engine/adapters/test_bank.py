@@ -147,8 +147,8 @@ def test_the_longest_unused_leaves_and_comes_back(write: Any) -> None:
     uses = {name: write(name, lora.pairs(1)) for name in "abc"}
     for name in "abac":
         keeper.get(uses[name])
-    assert keeper.digests == ("a", "c")
+    assert tuple(keeper.resident) == ("a", "c")
     assert set(keeper.get(uses["b"])) == set(lora.NAMES)
-    assert keeper.digests == ("c", "b")
+    assert tuple(keeper.resident) == ("c", "b")
     with keeper.applied([[uses["c"]]]):
-        assert keeper.digests == ("b", "c")
+        assert tuple(keeper.resident) == ("b", "c")

@@ -31,13 +31,8 @@ class Bank:
         self._merged: tuple[_Set, merged.Merged] | None = None
 
     @property
-    def digests(self) -> tuple[str, ...]:
-        """What is resident, longest unused first."""
-        return tuple(self._resident)
-
-    @property
     def resident(self) -> Mapping[str, pairs.Adapter]:
-        """The pairs of each of them."""
+        """The pairs of each adapter that is resident, by digest, longest unused first."""
         return self._resident
 
     @property
