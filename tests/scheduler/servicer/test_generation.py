@@ -227,6 +227,7 @@ async def test_a_watcher_that_waits_holds_no_request(room: Room, tenant: Tenant)
     await first(call)
 
     async def forgotten() -> bool:
+        gc.collect()
         nouns = [each for each in gc.get_objects() if isinstance(each, domain.Generation)]
         return all(noun.generation_id != made.generation_id for noun in nouns)
 
