@@ -214,6 +214,14 @@ class Room:
             account_service_pb2.AddCreditRequest(tenant_id=tenant_id, amount=amount, idempotency_key=ids.new("req"))
         )
 
+    async def set_price(self, **price: Any) -> None:
+        """Make a new price version of a model, in USD."""
+        billing = billing_service_pb2_grpc.BillingServiceStub(
+            self.channel(self.billing_address, lambda: self.operator_key)
+        )
+        version = billing_service_pb2.PriceVersion(currency="USD", **price)
+        await billing.SetPrice(billing_service_pb2.SetPriceRequest(price=version, idempotency_key=ids.new("req")))
+
     async def reconcile(self) -> dict[str, int]:
         """The ledger's invariants that do not hold."""
         billing = billing_service_pb2_grpc.BillingServiceStub(

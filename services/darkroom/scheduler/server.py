@@ -33,6 +33,7 @@ class _Parts(NamedTuple):
     bell: bell.Bell
     forecast: forecast.Forecast
     meter: billing.Billing
+    prices: billing.Prices
     loras: loras.Loras
     media: media.Media
 
@@ -49,13 +50,15 @@ async def serve(config: Config, *, ready: Callable[[str], None] | None = None) -
         lora_store = await stack.enter_async_context(_channel(config, config.lora_store_address))
         media_store = await stack.enter_async_context(_channel(config, config.media_store_address))
         tasks = await stack.enter_async_context(rpc.background())
+        books = billing.Billing(meter)
         parts = _Parts(
             config=config,
             models=entries,
             database=database,
             bell=bell.Bell(database, interval_s=config.bell_interval_s),
             forecast=forecast.Forecast(database, config),
-            meter=billing.Billing(meter),
+            meter=books,
+            prices=billing.Prices(books, cache_s=config.prices_cache_s),
             loras=loras.Loras(lora_store, service_secret=config.service_secret),
             media=media.Media(media_store, service_secret=config.service_secret),
         )
@@ -88,7 +91,7 @@ def _add_front(server: rpc.Server, tasks: rpc.server.Background, parts: _Parts) 
         pages=pages,
         explanations=explain.Explain(database, seen_within_s=config.runner_lease_s),
     )
-    catalogue = models.ModelServicer(parts.models, parts.forecast, pages)
+    catalogue = models.ModelServicer(parts.models, parts.forecast, parts.prices, pages)
     server.add(generation_service_pb2_grpc.add_GenerationServiceServicer_to_server, servicer)
     server.add(model_service_pb2_grpc.add_ModelServiceServicer_to_server, catalogue)
     tasks.create_task(follower.run())
@@ -106,7 +109,7 @@ def _acceptance(tasks: rpc.server.Background, parts: _Parts) -> create.Acceptanc
     return create.Acceptance(
         models=parts.models,
         creates=commits,
-        prices=billing.Prices(parts.meter, cache_s=config.prices_cache_s),
+        prices=parts.prices,
         loras=parts.loras,
         media=parts.media,
         funds=funds,
@@ -119,7 +122,7 @@ def _acceptance(tasks: rpc.server.Background, parts: _Parts) -> create.Acceptanc
 def _quotes(parts: _Parts) -> quote.Quotes:
     return quote.Quotes(
         models=parts.models,
-        prices=billing.Prices(parts.meter, cache_s=parts.config.prices_cache_s),
+        prices=parts.prices,
         forecast=parts.forecast,
         price_safety_factor=parts.config.price_safety_factor,
     )

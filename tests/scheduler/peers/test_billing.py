@@ -1,7 +1,6 @@
 import pytest
 
 from darkroom import errors, ids, tokens
-from darkroom.api.billing_meter.v1 import billing_service_pb2, billing_service_pb2_grpc
 from darkroom.scheduler.domain import spending
 from darkroom.scheduler.peers import billing
 from tests.scheduler.conftest import MODEL, Room
@@ -14,19 +13,11 @@ async def meter(idle_room: Room) -> billing.Billing:
     return billing.Billing(idle_room.channel(idle_room.billing_address, credential))
 
 
-async def set_price(room: Room, nanos_per_image: int) -> None:
-    stub = billing_service_pb2_grpc.BillingServiceStub(room.channel(room.billing_address, lambda: room.operator_key))
-    price = billing_service_pb2.PriceVersion(
-        model=MODEL, currency="USD", nanos_per_image=nanos_per_image, nanos_per_media_second=3
-    )
-    await stub.SetPrice(billing_service_pb2.SetPriceRequest(price=price, idempotency_key=ids.new("req")))
-
-
 async def test_prices_are_asked_for_again_when_they_are_old(idle_room: Room, meter: billing.Billing) -> None:
     cached, fresh = billing.Prices(meter, cache_s=60.0), billing.Prices(meter, cache_s=0.0)
     before = await cached.of(MODEL)
     assert before.rates.nanos_per_image == 1_000_000
-    await set_price(idle_room, 7)
+    await idle_room.set_price(model=MODEL, nanos_per_image=7, nanos_per_media_second=3)
     assert await cached.of(MODEL) == before
     after = await fresh.of(MODEL)
     assert (after.rates.nanos_per_image, after.rates.nanos_per_media_second) == (7, 3)
@@ -38,6 +29,8 @@ async def test_the_last_prices_are_used_while_the_meter_is_away(idle_room: Room,
     before = await prices.of(MODEL)
     await idle_room.stop_billing()
     assert await prices.of(MODEL) == before
+    assert (await prices.known())[MODEL] == before
+    assert await never.known() == {}
     with pytest.raises(errors.Unavailable):
         await never.of(MODEL)
 

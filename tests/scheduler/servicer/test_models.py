@@ -2,7 +2,7 @@ from typing import Any
 
 from darkroom import errors
 from darkroom.api.scheduler.v1 import model_service_pb2 as pb
-from tests.scheduler.conftest import MODEL, Tenant, fields_of, refusal
+from tests.scheduler.conftest import MODEL, Room, Tenant, fields_of, refusal
 
 
 async def test_the_catalogue_is_served(tenant: Tenant) -> None:
@@ -17,6 +17,27 @@ async def test_the_catalogue_is_served(tenant: Tenant) -> None:
     assert not model.HasField("extras_schema")
     other = (await tenant.models.GetModel(pb.GetModelRequest(name="extras-image"))).model
     assert "sharpness" in other.extras_schema["properties"]
+
+
+async def test_the_price_in_force_is_told(idle_room: Room) -> None:
+    await idle_room.start(prices_cache_s=0.0)
+    tenant = await idle_room.tenant()
+    await idle_room.set_price(model=MODEL, nanos_per_image=7, nanos_per_media_second=3)
+    told = (await tenant.models.GetModel(pb.GetModelRequest(name=MODEL))).model.price
+    assert (told.nanos_per_image, told.nanos_per_media_second, told.nanos_per_gpu_second) == (7, 3, 0)
+    other, listed = (await tenant.models.ListModels(pb.ListModelsRequest())).models
+    assert listed.price == told
+    assert other.price.nanos_per_image == 1_000_000
+
+
+async def test_the_catalogues_price_is_told_where_none_was_learned(idle_room: Room) -> None:
+    await idle_room.start()
+    tenant = await idle_room.tenant()
+    # A call that is refused leaves the key verified, and no price asked for.
+    assert fields_of(await refusal(tenant.models.GetModel(pb.GetModelRequest(name="")))) == ["name"]
+    await idle_room.stop_billing()
+    told = (await tenant.models.GetModel(pb.GetModelRequest(name=MODEL))).model.price
+    assert (told.currency, told.nanos_per_image, told.nanos_per_gpu_second) == ("USD", 1_000_000, 10_000_000)
 
 
 async def test_lists_are_paged(tenant: Tenant) -> None:

@@ -12,6 +12,7 @@ from darkroom.scheduler.servicer import translate
 from tests.scheduler import conftest, test_history
 
 NOW = datetime.datetime(2026, 1, 1, 12, 0, 0, 250_000, tzinfo=datetime.UTC)
+RATES = pricing.Rates(nanos_per_image=5, nanos_per_media_second=2)
 
 
 def test_every_part_of_a_finished_one_is_told() -> None:
@@ -69,20 +70,24 @@ def test_states_go_both_ways() -> None:
     assert translate.state_filter(generation_pb2.GENERATION_STATE_UNSPECIFIED) == ""
 
 
-def test_runners_are_told_with_a_model(catalog_dir: Path) -> None:
-    assert translate.model(catalog.load(catalog_dir)[conftest.MODEL], runners=3).runners == 3
+def test_runners_and_price_are_told_with_a_model(catalog_dir: Path) -> None:
+    told = translate.model(catalog.load(catalog_dir)[conftest.MODEL], runners=3, price=RATES)
+    assert told.runners == 3
+    assert (told.price.nanos_per_image, told.price.nanos_per_media_second, told.price.nanos_per_gpu_second) == (5, 2, 0)
 
 
 def test_what_a_model_offers_is_told(catalog_dir: Path) -> None:
-    told = translate.model(catalog.load(catalog_dir)[conftest.MODEL], runners=0)
+    told = translate.model(catalog.load(catalog_dir)[conftest.MODEL], runners=0, price=RATES)
     assert list(told.samplers) == ["flow_euler", "unipc"]
     assert list(told.qualities) == [media_pb2.QUALITY_TIER_LOSSLESS, media_pb2.QUALITY_TIER_DRAFT]
 
 
 def test_whether_a_model_takes_pictures_is_told(catalog_dir: Path) -> None:
     entry = catalog.load(catalog_dir)[conftest.MODEL]
-    told = translate.model(entry, runners=0)
+    told = translate.model(entry, runners=0, price=RATES)
     assert (told.source_image, told.mask_image) == (model_service_pb2.PICTURE_USE_NONE,) * 2
-    told = translate.model(dataclasses.replace(entry, source_image="required", mask_image="optional"), runners=0)
+    told = translate.model(
+        dataclasses.replace(entry, source_image="required", mask_image="optional"), runners=0, price=RATES
+    )
     assert told.source_image == model_service_pb2.PICTURE_USE_REQUIRED
     assert told.mask_image == model_service_pb2.PICTURE_USE_OPTIONAL

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import grpc
 
@@ -84,14 +84,26 @@ class Prices:
         self._stale_at_s = -1.0
         self._lock = asyncio.Lock()
 
+    async def known(self) -> Mapping[str, spending.Price]:
+        """The prices by model; none if none was ever learned, for billing_meter is away."""
+        try:
+            return await self._read(())
+        except errors.Unavailable:
+            return {}
+
     async def of(self, model: str) -> spending.Price:
         """The model's price; FailedPrecondition if it has none, Unavailable if none was ever learned."""
-        async with self._lock:
-            if time.monotonic() >= self._stale_at_s or model not in self._prices:
-                await self._refresh()
+        await self._read((model,))
         if model not in self._prices:
             raise errors.FailedPrecondition("PRICE_MISSING", f"the model {model} has no price yet")
         return self._prices[model]
+
+    async def _read(self, models: Collection[str]) -> Mapping[str, spending.Price]:
+        """Ask for the prices if they are old, or if one of these models has none."""
+        async with self._lock:
+            if time.monotonic() >= self._stale_at_s or not self._prices.keys() >= set(models):
+                await self._refresh()
+            return self._prices
 
     async def _refresh(self) -> None:
         try:

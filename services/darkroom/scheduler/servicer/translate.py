@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from google.protobuf import json_format, struct_pb2, timestamp_pb2
 
-from darkroom import catalog
+from darkroom import catalog, pricing
 from darkroom.api.scheduler.v1 import generation_pb2, generation_service_pb2, model_service_pb2
 from darkroom.api.types.v1 import inputs_pb2, media_pb2, money_pb2
 from darkroom.scheduler import asked
@@ -77,9 +77,9 @@ def state_filter(value: "generation_pb2.GenerationState.ValueType") -> str:
     return generation_pb2.GenerationState.Name(value).removeprefix("GENERATION_STATE_")
 
 
-def model(entry: catalog.ModelEntry, *, runners: int) -> model_service_pb2.Model:
-    """A catalogue entry as callers see it."""
-    limits, defaults, price = entry.limits, entry.defaults, entry.price
+def model(entry: catalog.ModelEntry, *, runners: int, price: pricing.Rates) -> model_service_pb2.Model:
+    """A catalogue entry as callers see it, and what it costs."""
+    limits, defaults = entry.limits, entry.defaults
     ranges = {name: getattr(limits, name) for name in (*catalog.NUMBERS[entry.kind], "guidance_scale")}
     schema = json_format.ParseDict(dict(entry.extras_schema), struct_pb2.Struct()) if entry.extras_schema else None
     return model_service_pb2.Model(

@@ -249,7 +249,7 @@ class Model(_message.Message):
 
     @_builtins.property
     def price(self) -> Global___ModelPrice:
-        """List price from the catalogue; billing keeps the price in force."""
+        """The price in force, half a minute old at most; the catalogue's where billing_meter knows none, or was never reached."""
 
     @_builtins.property
     def samplers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
