@@ -67,6 +67,22 @@ def test_a_broken_file_is_said_and_done_without(tmp_path: Path, caplog: pytest.L
     assert len(caplog.records) == 1
 
 
+@pytest.mark.parametrize("wrong", [None, "1", -1, 1.5, 1e400, float("nan"), 10**30, [], {}], ids=repr)
+@pytest.mark.parametrize(("key", "place"), [("costs", 3), ("costs", 5), ("costs", 6), ("fixed", 2), ("fixed", 4)])
+def test_numbers_that_nobody_measured_never_reach_the_engine(tmp_path: Path, key: str, place: int, wrong: Any) -> None:
+    path = tmp_path / "costs.json"
+    file(path, tmp_path).write(measured.Costs(STEPS, FIXED))
+    rewritten(path, lambda saved: saved[key][0].__setitem__(place, wrong))
+    assert file(path, tmp_path).read() == ((), ())
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "7", "null", '{"device": '], ids=lambda text: text[:9])
+def test_a_file_of_something_else_is_done_without(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "costs.json"
+    path.write_text(text)
+    assert file(path, tmp_path).read() == ((), ())
+
+
 def test_a_file_or_disk_that_refuses_is_said_and_done_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "costs.json"
     path.write_text("{")

@@ -21,6 +21,8 @@ from darkroom.model_runner.engine.job import EngineConfig, ModelSpec
 VERSION = 3
 """Of the file; 1 had no version and no shares, 2 no fixed costs."""
 
+_NUMBER_MAX = 1 << 40  # twelve days of microseconds; heartbeats carry 64 bits
+
 _log = logging.getLogger(__name__)
 
 
@@ -45,7 +47,7 @@ class File:
             return Costs()
         try:
             return self._parsed(self._path.read_text())
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             _log.warning("the costs in %s are not readable and will be measured anew: %s", self._path, error)
             return Costs()
 
@@ -82,12 +84,24 @@ class File:
 
 def _step_cost(*line: Any) -> step_cost.StepCost:
     count = len(step_cost.Shape._fields)
-    step_us, measured, *share = line[count:]
-    return step_cost.StepCost(step_cost.Shape(*line[:count]), int(step_us), int(measured), *map(float, share))
+    (model, size, guided, rows, variant), (step_us, measured, *share) = line[:count], line[count:]
+    _check([model, size, variant], [rows, step_us, measured], low=1)
+    if not all(0 <= part <= 1 for part in share):
+        raise ValueError(f"{share} is no share")
+    return step_cost.StepCost(step_cost.Shape(model, size, bool(guided), rows, variant), step_us, measured, *share)
 
 
-def _fixed_cost(model: str, size: str, *costs_us: Any) -> fixed_cost.FixedCost:
-    return fixed_cost.FixedCost(model, size, *map(int, costs_us))
+def _fixed_cost(model: str, size: str, *costs_us: int) -> fixed_cost.FixedCost:
+    _check([model, size], costs_us, low=0)
+    return fixed_cost.FixedCost(model, size, *costs_us)
+
+
+def _check(texts: Iterable[object], numbers: Iterable[Any], *, low: int) -> None:
+    """ValueError for what was never written: an engine that met it between two steps would die, and so would the next one."""
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("a name is none")
+    if not all(type(number) is int and low <= number <= _NUMBER_MAX for number in numbers):
+        raise ValueError("a number is none that was measured")
 
 
 def _device_name(device: str) -> str:
