@@ -22,15 +22,6 @@ def with_(thing, **changes):
 
 
 @pytest.mark.parametrize(
-    ("size", "name"),
-    [((64, 64), "64x64"), ((832, 480, 81), "832x480x81"), ((128, 64, 1), "128x64x1")],
-)
-def test_shape(size, name):
-    assert predict.shape(*size, guided=False) == name
-    assert predict.shape(*size, guided=True) == f"{name} guided"
-
-
-@pytest.mark.parametrize(
     ("changes", "predicted_us"),
     [
         ({}, 5_000),  # not measured: as accepted

@@ -1,7 +1,7 @@
 """What a request asks for, whatever it makes.
 
 A request comes in; its one input goes out, with the numbers that images, videos and sounds have in common. `admit` checks, `estimate`
-prices, `predict` names the bucket of its step costs.
+prices, `bucket` names what its steps are measured under.
 """
 
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from typing import NamedTuple
 from darkroom import catalog
 from darkroom.api.scheduler.v1 import generation_service_pb2
 from darkroom.api.types.v1 import inputs_pb2, media_pb2
-from darkroom.scheduler import predict
+from darkroom.scheduler import bucket
 
 Media = inputs_pb2.ImageInput | inputs_pb2.VideoInput | inputs_pb2.AudioInput
 
@@ -60,11 +60,17 @@ def quality(wanted: Media) -> str:
 
 def shape(wanted: Media, entry: catalog.ModelEntry) -> str:
     """Name the bucket under which runners measure its steps."""
-    guided = _is_guided(wanted, entry)
-    if isinstance(wanted, inputs_pb2.AudioInput):
-        return predict.measured(predict.bucket(predict.WINDOW, quality(wanted)), guided=guided)
-    frames = wanted.num_frames if isinstance(wanted, inputs_pb2.VideoInput) else 0
-    return predict.shape(wanted.width, wanted.height, frames, guided=guided, quality=quality(wanted))
+    return bucket.name(_size(wanted), quality=quality(wanted), guided=_is_guided(wanted, entry))
+
+
+def _size(wanted: Media) -> str:
+    match wanted:
+        case inputs_pb2.ImageInput():
+            return bucket.size(wanted.width, wanted.height)
+        case inputs_pb2.VideoInput():
+            return bucket.size(wanted.width, wanted.height, wanted.num_frames)
+        case inputs_pb2.AudioInput():
+            return bucket.WINDOW
 
 
 def _is_guided(wanted: Media, entry: catalog.ModelEntry) -> bool:

@@ -4,14 +4,12 @@ A filled request, its model, the prices in force and measured costs (where there
 the spending lease reserves. The same work estimate serves placement.
 """
 
-import math
-import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from darkroom import catalog, errors, pricing
 from darkroom.api.types.v1 import inputs_pb2
-from darkroom.scheduler import asked, predict, sources
+from darkroom.scheduler import asked, bucket, sources
 from darkroom.scheduler.domain import fleet
 
 
@@ -25,74 +23,6 @@ class Estimate(NamedTuple):
     """Until the last file is made, after the work."""
     steps_total: int
     nanos: int
-
-
-_NAME = re.compile(rf"(\d+(x\d+)*|{predict.WINDOW})( (high|draft))?( {predict.GUIDED})?")
-
-
-class _Bucket(NamedTuple):
-    """What a bucket of step costs is of: "832x480x81 draft guided"."""
-
-    pixels: int  # 0 for a sound
-    tier: str  # empty for LOSSLESS
-    guided: bool
-
-
-def step_cost_us(wanted: asked.Media, entry: catalog.ModelEntry, known: Mapping[str, int]) -> int:
-    """Predict one step of one output from what was measured of the model, by bucket, else from the catalogue's guess.
-
-    What was not measured is scaled by its work from the nearest size that was: by the pixels, and by two for guidance. A tier
-    that was not measured is taken to cost what LOSSLESS costs, the most that it can.
-    """
-    own = _bucket(asked.shape(wanted, entry))
-    measured = [(_bucket(name), cost_us) for name, cost_us in known.items() if _NAME.fullmatch(name)]
-    usable = [each for each in measured if each[0].tier in (own.tier, "") and bool(each[0].pixels) == bool(own.pixels)]
-    if not usable:
-        return max(1, round(entry.step_cost_us_guess * _work(own) / _work(_of_guess(entry, own))))
-    nearest, cost_us = min(usable, key=lambda each: _distance(own, each[0]))
-    return max(1, round(cost_us * _work(own) / _work(nearest)))
-
-
-def fixed_cost(wanted: asked.Media, entry: catalog.ModelEntry, known: Mapping[str, fleet.FixedCost]) -> fleet.FixedCost:
-    """Predict what it takes besides its steps from what was measured of the model, by size; nothing if nothing was.
-
-    Decoding and files of a size that was not measured are scaled by their pixels from the nearest that was; a text takes the same.
-    """
-    own = _bucket(asked.shape(wanted, entry).split()[0])
-    measured = [(_bucket(name), cost) for name, cost in known.items() if _NAME.fullmatch(name)]
-    usable = [each for each in measured if bool(each[0].pixels) == bool(own.pixels)]
-    if not usable:
-        return fleet.FixedCost()
-    nearest, cost = min(usable, key=lambda each: _distance(own, each[0]))
-    scale = _work(own) / _work(nearest)
-    return fleet.FixedCost(cost.prepare_us, round(cost.decode_us * scale), round(cost.encode_us * scale))
-
-
-def is_measured(wanted: asked.Media, entry: catalog.ModelEntry, known: Mapping[str, int]) -> bool:
-    """Whether a step of this size, guidance and tier was measured."""
-    return asked.shape(wanted, entry) in known
-
-
-def _bucket(name: str) -> _Bucket:
-    size, *words = name.split()
-    pixels = 0 if size == predict.WINDOW else math.prod(int(length) for length in size.split("x"))
-    return _Bucket(pixels, "".join(word for word in words if word != predict.GUIDED), predict.GUIDED in words)
-
-
-def _of_guess(entry: catalog.ModelEntry, own: _Bucket) -> _Bucket:
-    """Return what the catalogue's guess is of: its default size, and whatever guidance is asked for."""
-    defaults = entry.defaults
-    return own._replace(pixels=own.pixels and defaults.width * defaults.height * max(1, defaults.num_frames))
-
-
-def _work(bucket: _Bucket) -> int:
-    return max(1, bucket.pixels) * (2 if bucket.guided else 1)
-
-
-def _distance(own: _Bucket, other: _Bucket) -> tuple[float, bool, bool]:
-    """Order by how far the size is, then guidance, then the tier."""
-    farther = abs(math.log(max(1, own.pixels) / max(1, other.pixels)))
-    return farther, own.guided != other.guided, own.tier != other.tier
 
 
 def estimate(
@@ -124,6 +54,32 @@ def estimate(
     return Estimate(work_us, fixed_us, fixed.encode_us, steps_total, nanos)
 
 
+def step_cost_us(wanted: asked.Media, entry: catalog.ModelEntry, known: Mapping[str, int]) -> int:
+    """Predict one step of one output from what was measured of the model, by bucket, else from the catalogue's guess.
+
+    What was not measured is scaled by its work from the nearest bucket that was.
+    """
+    own = bucket.of(asked.shape(wanted, entry))
+    nearest, cost_us = bucket.nearest(own, known) or (_of_guess(entry, own), entry.step_cost_us_guess)
+    return max(1, round(cost_us * own.work / nearest.work))
+
+
+def fixed_cost(wanted: asked.Media, entry: catalog.ModelEntry, known: Mapping[str, fleet.FixedCost]) -> fleet.FixedCost:
+    """Predict what it takes besides its steps from what was measured of the model, by size; nothing if nothing was.
+
+    Decoding and files of a size that was not measured are scaled by their pixels from the nearest that was; a text takes the same.
+    """
+    own = bucket.of(asked.shape(wanted, entry))._replace(tier="", guided=False)
+    nearest, cost = bucket.nearest(own, known) or (own, fleet.FixedCost())
+    scale = own.work / nearest.work
+    return fleet.FixedCost(cost.prepare_us, round(cost.decode_us * scale), round(cost.encode_us * scale))
+
+
+def is_measured(wanted: asked.Media, entry: catalog.ModelEntry, known: Mapping[str, int]) -> bool:
+    """Whether a step of this size, guidance and tier was measured."""
+    return asked.shape(wanted, entry) in known
+
+
 def check_deadline(*, deadline_us: int | None, expected_us: int, wait_us: int) -> None:
     """Refuse a deadline before the end to expect, saying how long it would take: ResourceExhausted with the wait to hope for."""
     if deadline_us is None or expected_us <= deadline_us:
@@ -133,3 +89,9 @@ def check_deadline(*, deadline_us: int | None, expected_us: int, wait_us: int) -
         f"it would take about {expected_us / 1e6:.1f} s, longer than its deadline",
         retry_after_s=max(1.0, wait_us / 1e6),
     )
+
+
+def _of_guess(entry: catalog.ModelEntry, own: bucket.Bucket) -> bucket.Bucket:
+    """Return what the catalogue's guess is of: its default size, and whatever guidance is asked for."""
+    defaults = entry.defaults
+    return own._replace(pixels=own.pixels and defaults.width * defaults.height * max(1, defaults.num_frames))

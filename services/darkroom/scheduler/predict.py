@@ -1,37 +1,16 @@
 """How long a job takes on a runner.
 
 A `Job` and a `Runner` come in; microseconds go out: what is aboard, then loading the model if it is not there, then the job's own
-text, steps and decoding at measured cost, all stretched by other processes' use of the device, and its files. `place` compares runners by it and `explain`
-tells it; admission holds deadlines against the same number (`loop.forecast`).
+text, steps and decoding at measured cost, all stretched by other processes' use of the device, and its files. `place` compares
+runners by it and `explain` tells it; admission holds deadlines against the same number (`loop.forecast`).
 """
 
 from darkroom.scheduler.domain import fleet
 
-WINDOW = "window"  # a sound is computed as one window of its model, whatever its length
-GUIDED = "guided"
 SLOWER_MAX = 4.0
 """How many times longer other processes make work at most. Devices are shared in turns, so there is a fourth left beside three that
 never pause. What lasts is in the measured step costs besides, which follow a slower device by 2 % a step: a larger factor would count
 the same neighbours twice, or take one stall for a rate."""
-
-
-def shape(width: int, height: int, frames: int = 0, *, guided: bool, quality: str = "LOSSLESS") -> str:
-    """Name the bucket under which step costs of this size are kept: "64x64", "64x64 draft", "832x480x81 guided".
-
-    Guided work (classifier-free guidance above 1) computes each step twice.
-    """
-    size = f"{width}x{height}" if not frames else f"{width}x{height}x{frames}"
-    return measured(bucket(size, quality), guided=guided)
-
-
-def bucket(size: str, quality: str) -> str:
-    """Name the bucket as runners report it: a tier of its own has costs of its own."""
-    return size if quality == "LOSSLESS" else f"{size} {quality.lower()}"
-
-
-def measured(size: str, *, guided: bool) -> str:
-    """The bucket's name from the size as runners report it."""
-    return f"{size} {GUIDED}" if guided else size
 
 
 def work_us(job: fleet.Job, runner: fleet.Runner) -> int:

@@ -4,7 +4,6 @@ import contextlib
 import pytest
 
 from darkroom import tokens
-from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
 from darkroom.api.scheduler.v1 import generation_service_pb2
 from darkroom.api.types.v1 import inputs_pb2
 from darkroom.scheduler.domain import fleet
@@ -141,26 +140,3 @@ async def test_without_a_stream_nothing_is_sent(runner, service_secret):
         await until(lambda: link.stream >= 2)
         link.send(peer.cancel(begun().attempt.key))
         assert not link.ready
-
-
-def test_what_comes_to_the_steps_is_bounded():
-    cost = pb.FixedCost(model="m", shape="64x64", prepare_us=100, decode_us=-1, encode_us=2**63 - 1)
-    told = links.fixed_costs(pb.Heartbeat(fixed_costs=[cost]))
-    assert told == {("m", "64x64"): (100, 0, links.STEP_US_MAX)}
-
-
-def test_the_cost_of_one_row_is_that_of_the_smallest_batch():
-    costs = [
-        pb.StepCost(model="m", shape="64x64", rows=4, step_us=800),
-        pb.StepCost(model="m", shape="64x64", rows=2, step_us=600),
-        pb.StepCost(model="m", shape="64x64", rows=1, step_us=900, guided=True),
-        pb.StepCost(model="m", shape="96x96", rows=0, step_us=900),
-        pb.StepCost(model="k", shape="64x64", rows=1, step_us=-900),
-        pb.StepCost(model="l", shape="64x64", rows=1, step_us=2**63 - 1),
-    ]
-    assert links.step_costs(pb.Heartbeat(step_costs=costs)) == {
-        ("m", "64x64"): 300,
-        ("m", "64x64 guided"): 900,
-        ("k", "64x64"): 1,
-        ("l", "64x64"): links.STEP_US_MAX,
-    }

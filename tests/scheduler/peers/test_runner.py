@@ -104,3 +104,26 @@ async def test_a_stream_that_its_runner_ended_leaves_no_task(service_secret):
     left = [repr(task) for task in asyncio.all_tasks() - before if "_consume_request_iterator" in repr(task)]
     await server.stop()
     assert left == []
+
+
+def test_what_comes_to_the_steps_is_bounded():
+    cost = pb.FixedCost(model="m", shape="64x64", prepare_us=100, decode_us=-1, encode_us=2**63 - 1)
+    told = peer.fixed_costs(pb.Heartbeat(fixed_costs=[cost]))
+    assert told == {("m", "64x64"): (100, 0, peer.COST_US_MAX)}
+
+
+def test_the_cost_of_one_row_is_that_of_the_smallest_batch():
+    costs = [
+        pb.StepCost(model="m", shape="64x64", rows=4, step_us=800),
+        pb.StepCost(model="m", shape="64x64", rows=2, step_us=600),
+        pb.StepCost(model="m", shape="64x64", rows=1, step_us=900, guided=True),
+        pb.StepCost(model="m", shape="96x96", rows=0, step_us=900),
+        pb.StepCost(model="k", shape="64x64", rows=1, step_us=-900),
+        pb.StepCost(model="l", shape="64x64", rows=1, step_us=2**63 - 1),
+    ]
+    assert peer.step_costs(pb.Heartbeat(step_costs=costs)) == {
+        ("m", "64x64"): 300,
+        ("m", "64x64 guided"): 900,
+        ("k", "64x64"): 1,
+        ("l", "64x64"): peer.COST_US_MAX,
+    }

@@ -52,7 +52,7 @@ class New:
     fixed_us: int  # the part of work_us that is not its steps
     encode_us: int  # until its last file is made, after its work
     steps_total: int
-    shape: str  # predict.shape(...)
+    shape: str  # bucket.name(...)
     deadline_us: int | None  # from acceptance
     expected_us: int | None  # predicted end, from acceptance; None if no runner is known
 
@@ -77,7 +77,7 @@ class Generation:
     fixed_us: int = 0
     encode_us: int = 0
     steps_total: int
-    shape: str = ""  # what step costs are measured by: "64x64", "832x480x81 guided"
+    shape: str = ""  # bucket.name(...)
     steps_done: int
     sequence: int
     created_at: datetime

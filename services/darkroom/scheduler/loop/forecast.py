@@ -17,7 +17,7 @@ from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
 from darkroom.scheduler import predict
 from darkroom.scheduler.config import Config
 from darkroom.scheduler.domain import fleet
-from darkroom.scheduler.loop import link
+from darkroom.scheduler.peers import runner as peer
 from darkroom.scheduler.store import fleet as fleet_store
 
 REFRESH_S = 1.0
@@ -102,7 +102,7 @@ def _runner(row: fleet_store.Row, heartbeat: pb.Heartbeat) -> fleet.Runner:
         models=frozenset(row.registration.models),
         resident=frozenset(heartbeat.resident_models),
         foreign_utilization=row.status.get("foreign_utilization", 0.0),
-        step_us=link.step_costs(heartbeat),
+        step_us=peer.step_costs(heartbeat),
     )
 
 
@@ -110,8 +110,8 @@ def _measured(product: str, heartbeat: pb.Heartbeat, model: str) -> fleet.Accele
     return fleet.Accelerator(
         product,
         model in heartbeat.resident_models,
-        {shape: cost_us for (name, shape), cost_us in link.step_costs(heartbeat).items() if name == model},
-        {size: cost for (name, size), cost in link.fixed_costs(heartbeat).items() if name == model},
+        {shape: cost_us for (name, shape), cost_us in peer.step_costs(heartbeat).items() if name == model},
+        {size: cost for (name, size), cost in peer.fixed_costs(heartbeat).items() if name == model},
     )
 
 

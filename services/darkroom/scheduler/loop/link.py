@@ -14,13 +14,12 @@ import grpc
 from google.protobuf import json_format
 
 from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
-from darkroom.scheduler import foreign, predict
+from darkroom.scheduler import foreign
 from darkroom.scheduler.domain import fleet
 from darkroom.scheduler.peers import runner as peer
 from darkroom.scheduler.store import fleet as fleet_store
 
 REDIAL_S = 0.2
-STEP_US_MAX = 3600 * 1_000_000
 
 _log = logging.getLogger(__name__)
 
@@ -130,7 +129,7 @@ class Link:
             quarantine=self.quarantine,
             silent_s=self.silence_s,
             foreign_utilization=self.share.utilization,
-            step_us=step_costs(self.heartbeat),
+            step_us=peer.step_costs(self.heartbeat),
         )
 
     def status(self, attempts: int) -> dict[str, Any]:
@@ -141,24 +140,3 @@ class Link:
             "foreign_utilization": self.share.utilization,
             "attempts": attempts,
         }
-
-
-def fixed_costs(heartbeat: pb.Heartbeat) -> dict[tuple[str, str], fleet.FixedCost]:
-    """What a generation takes besides its steps, by model and size."""
-    return {
-        (cost.model, cost.shape): fleet.FixedCost(
-            *(min(max(us, 0), STEP_US_MAX) for us in (cost.prepare_us, cost.decode_us, cost.encode_us))
-        )
-        for cost in heartbeat.fixed_costs
-    }
-
-
-def step_costs(heartbeat: pb.Heartbeat) -> dict[tuple[str, str], int]:
-    """The cost of one row's step by model and shape, from the smallest batch measured of each."""
-    fewest: dict[tuple[str, str], pb.StepCost] = {}
-    for cost in heartbeat.step_costs:
-        key = cost.model, predict.measured(cost.shape, guided=cost.guided)
-        known = fewest.get(key)
-        if cost.rows > 0 and (known is None or cost.rows < known.rows):
-            fewest[key] = cost
-    return {key: min(max(cost.step_us // cost.rows, 1), STEP_US_MAX) for key, cost in fewest.items()}

@@ -1,6 +1,7 @@
 """The runners, as the owner of their pool speaks to them: one `Work` stream each.
 
-`loop.link` opens the stream and hands over what comes back; here are the messages that go out, and the translation of keys and usage.
+`loop.link` opens the stream and hands over what comes back; here are the messages that go out, and what is read of those that come
+back: no number in them is taken for granted.
 """
 
 import asyncio
@@ -13,7 +14,10 @@ from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
 from darkroom.api.model_runner.v1 import runner_service_pb2_grpc
 from darkroom.api.scheduler.v1 import generation_service_pb2
 from darkroom.api.types.v1 import money_pb2
+from darkroom.scheduler import bucket
 from darkroom.scheduler.domain import fleet
+
+COST_US_MAX = 3600 * 1_000_000
 
 _END = pb.WorkRequest()
 """Put last, never sent: a call that the runner ended does not end the task that feeds it."""
@@ -111,6 +115,27 @@ def usage(message: money_pb2.Usage) -> pricing.Quantities:
         training_steps=max(message.training_steps, 0),
         cached_steps=max(message.cached_steps, 0),
     )
+
+
+def step_costs(heartbeat: pb.Heartbeat) -> dict[tuple[str, str], int]:
+    """Read what one row's step costs by model and bucket, from the smallest batch measured of each."""
+    fewest: dict[tuple[str, str], pb.StepCost] = {}
+    for cost in heartbeat.step_costs:
+        key = cost.model, bucket.name(cost.shape, guided=cost.guided)
+        known = fewest.get(key)
+        if cost.rows > 0 and (known is None or cost.rows < known.rows):
+            fewest[key] = cost
+    return {key: min(max(cost.step_us // cost.rows, 1), COST_US_MAX) for key, cost in fewest.items()}
+
+
+def fixed_costs(heartbeat: pb.Heartbeat) -> dict[tuple[str, str], fleet.FixedCost]:
+    """Read what a generation takes besides its steps, by model and size."""
+    return {
+        (cost.model, cost.shape): fleet.FixedCost(
+            *(min(max(us, 0), COST_US_MAX) for us in (cost.prepare_us, cost.decode_us, cost.encode_us))
+        )
+        for cost in heartbeat.fixed_costs
+    }
 
 
 def _checkpoint(value: fleet.Checkpoint) -> pb.Checkpoint:
