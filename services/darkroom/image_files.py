@@ -2,13 +2,17 @@
 
 An open file comes in; its media type and its dimensions go out, or None where its format says that something is missing or follows. So
 whoever decodes it later meets no bomb (a 9.9 KB PNG can decode to 400 MB). The scheduler asks for pictures in requests, media_store for
-what is uploaded.
+what is uploaded; runners, which decode, hold pictures against the same bounds.
 """
 
 import re
 import struct
 from typing import IO, NamedTuple
 
+SOURCE_PIXELS_MAX = 64 << 20
+"""In one picture that a generation starts from, before it is resized: 192 MiB decoded."""
+SOURCE_SIDE_MAX = 16 << 10
+"""Resizing takes longer the longer a side is: a strip of 64 x 1,000,000 pixels would hold a runner up for seconds."""
 HEAD_BYTES = 64
 PNG_CHUNKS_MAX = 1 << 16  # of 8 KiB, as libpng writes them, half a GiB
 JPEG_SEGMENTS_MAX = 4096

@@ -20,8 +20,6 @@ STRENGTHS: Mapping[str, tuple[float, float]] = {"stable_diffusion": (0.8, 1.0), 
 FLOW_STRENGTHS: Mapping[str, float] = {"flux": 0.6, "z_image": 0.6, "qwen_image": 0.6}
 """Of those in which it enters within a step, by models that make pictures without one too; as the family has it."""
 
-_SIDE_MAX, _PIXELS_MAX = 16 << 10, 64 << 20  # what runners decode
-
 
 def check(found: validation.Violations, wanted: asked.Media, entry: catalog.ModelEntry) -> None:
     """Add what is wrong with `source_image`, `mask_image` and `strength`."""
@@ -111,8 +109,9 @@ def _check_ref(found: validation.Violations, field: str, ref: media_pb2.MediaRef
 
 def _check_inline(found: validation.Violations, field: str, data: bytes) -> None:
     """Check what media_store checks of an uploaded one: a picture that is whole and not too large."""
+    side_max, pixels_max = image_files.SOURCE_SIDE_MAX, image_files.SOURCE_PIXELS_MAX
     size = image_files.size(io.BytesIO(data), size_bytes=len(data)) if len(data) <= INLINE_BYTES_MAX else None
     if size is None:
         found.add(field, f"must be a whole PNG, JPEG or WEBP file of {INLINE_BYTES_MAX} bytes at most")
-    elif not size.is_within(side_max=_SIDE_MAX, pixels_max=_PIXELS_MAX):
-        found.add(field, f"must be at most {_SIDE_MAX} pixels wide and high, and {_PIXELS_MAX} pixels in all")
+    elif not size.is_within(side_max=side_max, pixels_max=pixels_max):
+        found.add(field, f"must be at most {side_max} pixels wide and high, and {pixels_max} pixels in all")

@@ -11,6 +11,7 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
+from darkroom import image_files
 from darkroom.model_runner.engine import errors, pictures
 
 
@@ -75,12 +76,12 @@ def test_a_photo_that_cannot_be_turned_for_its_broken_metadata_is_refused(tag: i
 
 
 def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "PIXELS_MAX", 63)
+    monkeypatch.setattr(image_files, "SOURCE_PIXELS_MAX", 63)
     with pytest.raises(errors.BadRequest, match="source_image: 8x8"):
         pictures.read(file(gradient(8, 8)), field="source_image")
 
 
-@pytest.mark.parametrize("size", [(pictures.SIDE_MAX + 1, 1), (1, pictures.SIDE_MAX + 1)])
+@pytest.mark.parametrize("size", [(image_files.SOURCE_SIDE_MAX + 1, 1), (1, image_files.SOURCE_SIDE_MAX + 1)])
 def test_a_strip_that_takes_long_to_resize_is_refused(size: tuple[int, int]) -> None:
     with pytest.raises(errors.BadRequest, match=r"mask_image: .* has a side above 16384 pixels"):
         pictures.read(file(PIL.Image.new("1", size)), field="mask_image")

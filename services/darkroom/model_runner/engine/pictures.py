@@ -16,6 +16,7 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
+from darkroom import image_files
 from darkroom.model_runner.engine import errors
 from darkroom.model_runner.engine.job import Job, Picture
 
@@ -25,10 +26,6 @@ Size: TypeAlias = tuple[int, int]
 """Width and height."""
 Sizing: TypeAlias = Callable[[Job, Size], Size]
 """In what size a family wants to be given a job's picture of this size."""
-PIXELS_MAX = 64 << 20
-"""In one source picture, before it is resized: 192 MiB decoded."""
-SIDE_MAX = 16 << 10
-"""Resizing takes longer the longer a side is: a strip of 64 x 1,000,000 pixels would hold the engine up for seconds."""
 
 _PICTURES = VaeImageProcessor(vae_scale_factor=1)
 _MASKS = VaeImageProcessor(vae_scale_factor=1, do_normalize=False, do_binarize=True, do_convert_grayscale=True)
@@ -41,12 +38,13 @@ def read(data: Picture, *, field: str) -> PIL.Image.Image:
     """
     if isinstance(data, PIL.Image.Image):
         return data
+    side_max, pixels_max = image_files.SOURCE_SIDE_MAX, image_files.SOURCE_PIXELS_MAX
     try:
         with PIL.Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-            if picture.width * picture.height > PIXELS_MAX:
-                raise errors.BadRequest(f"{field}: {picture.width}x{picture.height} is more than {PIXELS_MAX} pixels")
-            if max(picture.size) > SIDE_MAX:
-                raise errors.BadRequest(f"{field}: {picture.width}x{picture.height} has a side above {SIDE_MAX} pixels")
+            if picture.width * picture.height > pixels_max:
+                raise errors.BadRequest(f"{field}: {picture.width}x{picture.height} is more than {pixels_max} pixels")
+            if max(picture.size) > side_max:
+                raise errors.BadRequest(f"{field}: {picture.width}x{picture.height} has a side above {side_max} pixels")
             return PIL.ImageOps.exif_transpose(picture).convert("RGB")
     except (errors.BadRequest, MemoryError):
         raise
