@@ -18,12 +18,13 @@ LIMITS = poison.Limits(attempts_max=5, solo_deaths_max=3)
     ],
 )
 def test_after_death(attempt, solo, before, verdict):
-    assert poison.after_death(attempt=attempt, solo=solo, solo_deaths=before, limits=LIMITS) == verdict
+    record = poison.Record(attempt, suspect=False, solo_deaths=before)
+    assert poison.after_death(record, solo=solo, limits=LIMITS) == verdict
 
 
 @pytest.mark.parametrize(("attempt", "failure"), [(1, ""), (4, ""), (5, "RUNNER_FAULT")])
 def test_after_fault(attempt, failure):
-    verdict = poison.after_fault(attempt=attempt, suspect=False, solo_deaths=1, limits=LIMITS)
+    verdict = poison.after_fault(poison.Record(attempt, suspect=False, solo_deaths=1), limits=LIMITS)
     assert verdict == poison.Verdict(failure, False, 1)
 
 
@@ -33,5 +34,6 @@ def test_both_failures_have_words():
 
 @pytest.mark.parametrize(("attempt", "forgiven", "failure"), [(5, True, ""), (9, True, ""), (5, False, "RUNNER_FAULT")])
 def test_suspensions_that_are_forgiven_never_fail_anything(attempt, forgiven, failure):
-    verdict = poison.after_suspension(attempt=attempt, suspect=True, solo_deaths=1, forgiven=forgiven, limits=LIMITS)
+    record = poison.Record(attempt, suspect=True, solo_deaths=1)
+    verdict = poison.after_suspension(record, forgiven=forgiven, limits=LIMITS)
     assert verdict == poison.Verdict(failure, True, 1, forgiven=forgiven)

@@ -137,28 +137,16 @@ class Tenure:
         return moved
 
     def _after_death(self, generation: domain.Generation, solo: bool) -> poison.Verdict:
-        return poison.after_death(
-            attempt=generation.attempt - generation.suspensions,
-            solo=solo,
-            solo_deaths=generation.solo_deaths,
-            limits=self._limits,
-        )
+        return poison.after_death(_record(generation), solo=solo, limits=self._limits)
 
-    def _after_fault(self, generation: domain.Generation, solo: bool) -> poison.Verdict:
-        return poison.after_fault(
-            attempt=generation.attempt - generation.suspensions,
-            suspect=generation.suspect,
-            solo_deaths=generation.solo_deaths,
-            limits=self._limits,
-        )
+    def _after_fault(self, generation: domain.Generation, _solo: bool) -> poison.Verdict:
+        return poison.after_fault(_record(generation), limits=self._limits)
 
-    def _after_suspension(self, generation: domain.Generation, solo: bool, *, drained: bool) -> poison.Verdict:
+    def _after_suspension(self, generation: domain.Generation, _solo: bool, *, drained: bool) -> poison.Verdict:
         checkpoint = checkpoints.read(generation)
         went_on = checkpoint is not None and checkpoint.step > generation.resumed_step
-        return poison.after_suspension(
-            attempt=generation.attempt - generation.suspensions,
-            suspect=generation.suspect,
-            solo_deaths=generation.solo_deaths,
-            forgiven=went_on or drained,
-            limits=self._limits,
-        )
+        return poison.after_suspension(_record(generation), forgiven=went_on or drained, limits=self._limits)
+
+
+def _record(generation: domain.Generation) -> poison.Record:
+    return poison.Record(generation.attempt - generation.suspensions, generation.suspect, generation.solo_deaths)
