@@ -42,7 +42,7 @@ def test_a_device_used_by_others_loses_and_the_summary_says_so():
     ("other", "job", "why"),
     [
         ({"resident": frozenset()}, {}, "run_a on node-a would have had to load the model first"),
-        ({"backlog_us": 100_000}, {}, "run_a on node-a was slower: predicted 0.5 s"),
+        ({"backlog_us": {2: 100_000}}, {}, "run_a on node-a was slower: predicted 0.5 s"),
         ({}, {"last_runner_id": "run_a"}, "run_a on node-a had the attempt before"),
     ],
 )
@@ -79,7 +79,7 @@ def test_stale_telemetry_is_used_only_when_there_is_no_other():
 
 
 def test_only_the_best_five_candidates_are_kept():
-    runners = [runner(f"{number}", backlog_us=number * 1000) for number in range(9)]
+    runners = [runner(f"{number}", backlog_us={2: number * 1000}) for number in range(9)]
     assert [one.runner_id for one in place.place(JOB, runners, RULES).candidates] == [f"run_{n}" for n in range(5)]
 
 

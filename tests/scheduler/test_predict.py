@@ -28,9 +28,10 @@ def with_(thing, **changes):
         ({"step_us": {("m", "64x64"): 300}}, 3_000),
         ({"step_us": {("m", "128x64"): 300}}, 5_000),
         ({"resident": frozenset()}, 5_700),
-        ({"backlog_us": 1_000}, 6_000),
+        ({"backlog_us": {2: 1_000}}, 6_000),
+        ({"backlog_us": {1: 300, 2: 1_000, 3: 9_000}}, 6_300),  # what is less urgent gives way
         ({"foreign_utilization": 0.5}, 10_000),
-        ({"foreign_utilization": 0.5, "backlog_us": 1_000, "resident": frozenset()}, 12_700),
+        ({"foreign_utilization": 0.5, "backlog_us": {2: 1_000}, "resident": frozenset()}, 12_700),
         ({"foreign_utilization": 0.9}, 20_000),  # four times longer at most
         ({"foreign_utilization": 1.0}, 20_000),
     ],

@@ -1,8 +1,8 @@
 """How long a job takes on a runner.
 
-A `Job` and a `Runner` come in; microseconds go out: what is aboard, then loading the model if it is not there, then the job's own
-text, steps and decoding at measured cost, all stretched by other processes' use of the device, and its files. `place` compares
-runners by it and `explain` tells it; admission holds deadlines against the same number (`loop.forecast`).
+A `Job` and a `Runner` come in; microseconds go out: what is aboard of its class and of those before it, then loading the model if it
+is not there, then the job's own text, steps and decoding at measured cost, all stretched by other processes' use of the device, and
+its files. `place` compares runners by it and `explain` tells it; admission holds deadlines against the same number (`loop.forecast`).
 """
 
 from darkroom.scheduler.domain import fleet
@@ -26,9 +26,14 @@ def load_us(job: fleet.Job, runner: fleet.Runner) -> int:
     return 0 if job.model in runner.resident else job.model_load_us
 
 
+def ahead_us(job: fleet.Job, runner: fleet.Runner) -> int:
+    """Accelerator time that is aboard of its class and of those before it; the others give way at the next step."""
+    return sum(backlog_us for priority, backlog_us in runner.backlog_us.items() if priority <= job.priority)
+
+
 def completion_us(job: fleet.Job, runner: fleet.Runner) -> int:
     """Time from now until the job would be done there."""
-    return load_us(job, runner) + round((runner.backlog_us + work_us(job, runner)) * slower(runner)) + job.encode_us
+    return load_us(job, runner) + round((ahead_us(job, runner) + work_us(job, runner)) * slower(runner)) + job.encode_us
 
 
 def slower(runner: fleet.Runner) -> float:

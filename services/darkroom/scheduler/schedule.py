@@ -45,11 +45,14 @@ def plan(
 
 def reserve(job: fleet.Job, runner: fleet.Runner) -> fleet.Runner:
     """The runner with the job aboard."""
-    added_us = predict.load_us(job, runner) + predict.work_us(job, runner)
+    backlog_us = dict(runner.backlog_us)
+    backlog_us[job.priority] = (
+        backlog_us.get(job.priority, 0) + predict.load_us(job, runner) + predict.work_us(job, runner)
+    )
     return dataclasses.replace(
         runner,
         attempts=runner.attempts + 1,
-        backlog_us=runner.backlog_us + added_us,
+        backlog_us=backlog_us,
         has_solo=runner.has_solo or job.suspect,
         resident=runner.resident | {job.model},
     )
@@ -62,5 +65,5 @@ def _hold_one(job: fleet.Job, fleet_now: dict[str, fleet.Runner]) -> None:
         if job.model in runner.models and not (runner.has_solo or runner.draining or runner.quarantine)
     ]
     if usable:
-        held = min(usable, key=lambda runner: (runner.attempts, runner.backlog_us, runner.runner_id))
+        held = min(usable, key=lambda runner: (runner.attempts, sum(runner.backlog_us.values()), runner.runner_id))
         fleet_now[held.runner_id] = dataclasses.replace(held, has_solo=True)

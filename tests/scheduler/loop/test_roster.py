@@ -4,9 +4,9 @@ from darkroom.scheduler.domain import fleet
 from darkroom.scheduler.loop.roster import Aboard, Roster
 
 
-def aboard(name, runner_id="run_a", *, model="m", solo=False, work_us=100, **changes):
-    key = fleet.Key(name, 1, 1)
-    return Aboard(fleet.Attempt(key, "ten_x", model, runner_id, solo, work_us), stream=1, work_us=work_us, **changes)
+def aboard(name, runner_id="run_a", *, model="m", solo=False, work_us=100, priority=2, **changes):
+    attempt = fleet.Attempt(fleet.Key(name, 1, 1), "ten_x", model, runner_id, solo, work_us, priority)
+    return Aboard(attempt, stream=1, work_us=work_us, **changes)
 
 
 def test_it_knows_what_is_aboard_whom():
@@ -36,8 +36,9 @@ def test_the_load_counts_what_is_left_to_do():
     assert roster.load(runner) == runner
     roster.add(aboard("g1", work_us=100, share_done=0.25))
     roster.add(aboard("g2", work_us=40, model="k"))
+    roster.add(aboard("g5", work_us=70, priority=3))
     roster.add(aboard("g3", "run_b", solo=True))
-    expected = dataclasses.replace(runner, attempts=2, backlog_us=115, resident=frozenset({"m", "k"}))
+    expected = dataclasses.replace(runner, attempts=3, backlog_us={2: 115, 3: 70}, resident=frozenset({"m", "k"}))
     assert roster.load(runner) == expected
     roster.add(aboard("g4", solo=True))
     assert roster.load(runner).has_solo

@@ -17,8 +17,8 @@ KEY = fleet.Key("gen_1", 7, 2)
 
 def begun(deadline=None, **inputs):
     accepted = generation_service_pb2.CreateGenerationRequest(model="m", idempotency_key="secret", **inputs)
-    attempt = fleet.Attempt(KEY, "ten_1", "m", "run_1", True, 5)
-    return fleet.Begun(attempt, "sha256:0", accepted.SerializeToString(), 3, deadline)
+    attempt = fleet.Attempt(KEY, "ten_1", "m", "run_1", True, 5, 3)
+    return fleet.Begun(attempt, "sha256:0", accepted.SerializeToString(), deadline)
 
 
 def test_hello_says_who_owns_and_how_long_to_wait():

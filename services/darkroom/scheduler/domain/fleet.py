@@ -79,7 +79,7 @@ class Runner:
     step_us: Mapping[tuple[str, str], int] = field(default_factory=dict)  # one row's step by (model, shape)
     attempts: int = 0
     has_solo: bool = False
-    backlog_us: int = 0  # predicted accelerator time of all aboard
+    backlog_us: Mapping[int, int] = field(default_factory=dict)  # predicted accelerator time aboard, by priority
 
 
 class FixedCost(NamedTuple):
@@ -136,6 +136,7 @@ class Attempt(NamedTuple):
     runner_id: str
     solo: bool
     work_us: int
+    priority: int
 
 
 class Begun(NamedTuple):
@@ -144,6 +145,5 @@ class Begun(NamedTuple):
     attempt: Attempt
     model_revision: str
     input: bytes  # CreateGenerationRequest
-    priority: int
     deadline: datetime | None
     checkpoint: Checkpoint | None = None

@@ -81,7 +81,9 @@ class Forecast:
     def completion_us(self, job: fleet.Job) -> int | None:
         """Predicted microseconds until a job accepted now would be done, as placement predicts it; None if no runner may."""
         expected_us = [
-            predict.completion_us(job, dataclasses.replace(one, backlog_us=self._backlog_us(one, job.priority)))
+            predict.completion_us(
+                job, dataclasses.replace(one, backlog_us={job.priority: self._backlog_us(one, job.priority)})
+            )
             for one in self._runners.get(job.model, ())
         ]
         return min(expected_us, default=None)

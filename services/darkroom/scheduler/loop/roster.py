@@ -4,6 +4,7 @@ The pool adds attempts as it begins (or adopts) them and drops them as they end;
 database decides; this is only what saves asking it.
 """
 
+import collections
 import dataclasses
 from collections.abc import Iterator
 
@@ -50,10 +51,13 @@ class Roster:
     def load(self, runner: fleet.Runner) -> fleet.Runner:
         """The runner with what is aboard."""
         aboard = self.of(runner.runner_id)
+        backlog_us: collections.Counter[int] = collections.Counter()
+        for one in aboard:
+            backlog_us[one.attempt.priority] += round(one.work_us * (1.0 - one.share_done))
         return dataclasses.replace(
             runner,
             attempts=len(aboard),
             has_solo=any(one.attempt.solo for one in aboard),
-            backlog_us=sum(round(one.work_us * (1.0 - one.share_done)) for one in aboard),
+            backlog_us=backlog_us,
             resident=runner.resident | {one.attempt.model for one in aboard},
         )

@@ -65,7 +65,7 @@ def assign(begun: fleet.Begun, *, capability: str) -> pb.WorkRequest:
         tenant_id=attempt.tenant_id,
         model=attempt.model,
         model_revision=begun.model_revision,
-        priority=begun.priority,  # type: ignore[arg-type]  # the proto's numbers
+        priority=begun.attempt.priority,  # type: ignore[arg-type]  # the proto's numbers
         capability=capability,
         solo=attempt.solo,
     )

@@ -50,8 +50,8 @@ class Attempts:
     async def running(self, pool: str) -> list[fleet.Attempt]:
         """Everything that runs in the pool."""
         rows = await self._database.fetch(
-            "SELECT g.generation_id, g.owner_epoch, g.attempt, g.tenant_id, g.model, g.runner_id, a.solo, g.work_us"
-            " FROM generation g JOIN attempt a USING (generation_id, attempt) WHERE g.state = 'RUNNING' AND g.pool = $1",
+            "SELECT g.generation_id, g.owner_epoch, g.attempt, g.tenant_id, g.model, g.runner_id, a.solo, g.work_us,"
+            " g.priority FROM generation g JOIN attempt a USING (generation_id, attempt) WHERE g.state = 'RUNNING' AND g.pool = $1",
             pool,
         )
         return [fleet.Attempt(fleet.Key(*row[:3]), *row[3:]) for row in rows]
@@ -214,13 +214,18 @@ async def _record(
     )
     key = fleet.Key(generation.generation_id, fence.epoch, generation.attempt)
     attempt = fleet.Attempt(
-        key, generation.tenant_id, generation.model, placement.decision.runner_id, solo, generation.work_us
+        key,
+        generation.tenant_id,
+        generation.model,
+        placement.decision.runner_id,
+        solo,
+        generation.work_us,
+        int(generation.priority),
     )
     return fleet.Begun(
         attempt,
         generation.model_revision,
         generation.input,
-        int(generation.priority),
         generation.deadline,
         checkpoints.read(generation),
     )
