@@ -36,7 +36,20 @@ def test_a_device_is_computed_on_and_watched(stated: str, cuda_devices: int, com
     assert choose.device(stated, cuda_devices=cuda_devices) == (computing, sampled)
 
 
-@pytest.mark.parametrize("stated", ["gpu", "cuda", "cuda:2", "nvml:-1", "cuda:1x"])
+@pytest.mark.parametrize(
+    ("stated", "computing", "sampled"),
+    [("auto", "cuda:0", "nvml:5"), ("cuda:2", "cuda:1", "nvml:2"), ("nvml:5", "cuda:0", "nvml:5")],
+)
+def test_what_is_watched_is_what_computes_where_cuda_shows_some_devices_only(
+    stated: str, computing: str, sampled: str
+) -> None:
+    assert choose.device(stated, cuda_devices=2, visible="5,2") == (computing, sampled)
+    for hidden in ("cuda:0", "nvml:0"):
+        with pytest.raises(settings.SettingsError, match=r"torch sees \[5, 2\] of NVML's devices"):
+            choose.device(hidden, cuda_devices=2, visible="5,2")
+
+
+@pytest.mark.parametrize("stated", ["gpu", "cuda", "cuda:2", "nvml:2", "nvml:-1", "cuda:1x"])
 def test_a_device_that_is_not_there_is_refused(stated: str) -> None:
     with pytest.raises(settings.SettingsError, match="DARKROOM_DEVICE"):
         choose.device(stated, cuda_devices=2)

@@ -22,19 +22,24 @@ class Device(NamedTuple):
     sampled: str
 
 
-def device(stated: str, *, cuda_devices: int) -> Device:
-    """The device for DARKROOM_DEVICE; an NVML device computes on the CPU where torch has no CUDA, as in tests."""
+def device(stated: str, *, cuda_devices: int, visible: str = "") -> Device:
+    """The device for DARKROOM_DEVICE, whose index is NVML's; it computes on the CPU where torch has no CUDA, as in tests.
+
+    `visible` is CUDA_VISIBLE_DEVICES: where it lists indices, torch counts in that list, and NVML does not.
+    """
+    listed = [int(index) for index in visible.split(",")] if re.fullmatch(r"\d{1,3}(,\d{1,3})*", visible) else []
+    shown = (listed or list(range(cuda_devices)))[:cuda_devices]
     if stated == "auto":
-        stated = "cuda:0" if cuda_devices else "cpu"
+        stated = f"cuda:{shown[0]}" if shown else "cpu"
     if stated == "cpu":
         return Device("cpu", "cpu")
     named = re.fullmatch(r"(cuda|nvml):(\d{1,3})", stated)
     if named is None:
         raise settings.SettingsError("DARKROOM_DEVICE must be auto, cpu, cuda:<index> or nvml:<index>")
     kind, index = named[1], int(named[2])
-    if kind == "cuda" and index >= cuda_devices:
-        raise settings.SettingsError(f"DARKROOM_DEVICE is {stated}, but torch sees {cuda_devices} CUDA devices")
-    return Device(f"cuda:{index}" if index < cuda_devices else "cpu", f"nvml:{index}")
+    if index not in shown and (kind == "cuda" or shown):
+        raise settings.SettingsError(f"DARKROOM_DEVICE is {stated}, but torch sees {shown or 'none'} of NVML's devices")
+    return Device(f"cuda:{shown.index(index)}" if index in shown else "cpu", f"nvml:{index}")
 
 
 def dtype(stated: str, computing: str) -> Dtype:

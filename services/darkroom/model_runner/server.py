@@ -63,7 +63,8 @@ async def _open(config: Config, stack: contextlib.AsyncExitStack) -> _Runner:
     """Open the device, the engine and the peers; `stack` closes them."""
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as NVML counts; CUDA's own order is fastest first
     entries = choose.models(config, families=families.FAMILIES)
-    device = choose.device(config.device, cuda_devices=torch.cuda.device_count())
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    device = choose.device(config.device, cuda_devices=torch.cuda.device_count(), visible=visible)
     sampler = await asyncio.to_thread(nvml.open_sampler, device.sampled)
     stack.callback(sampler.close)
     engine = bridge.Bridge(_starter(config, device.computing, entries, sampler.identity))
