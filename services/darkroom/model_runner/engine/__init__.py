@@ -2,7 +2,7 @@
 
 In: jobs, from the runner's loop. Out: events (both in `job`). The order of reading is the order of a generation's
 life: `engine` takes it in; `step_loop` decides, turn by turn, who has the device next; `admission` gives it its model
-(`residency`, `host_cache`), its LoRAs (`adapters`), and by its family (`families`) its text (`captions`, `embeddings`), its
+(`residency`, `host_cache`), its LoRAs (`adapters`), and by its family (`families`) its text (`prompts`, `embeddings`), its
 `pictures`, which `reading` had other threads read, and so the `state`s of its rows, or those of its checkpoint
 (`saving`, `checkpoint`); `slices` steps them (`hurry` says how many at most): the family predicts, as the tier has it
 (`tiers`, `quantize`, `step_cache`), and `samplers` move the latents, each as its row's `plan` says; `finishing` decodes

@@ -1,6 +1,6 @@
 """What the step loop asks of an architecture, and which architectures there are.
 
-In: a model's directory. Out: a `Family`, the four functions over states. Next: `z_image` is the shortest way to see one.
+In: a model's directory. Out: a `Family`, the four functions over states. Next: `stable_audio` is the shortest way to see one.
 A family is one file that holds everything about its architecture, beside which `flux_latents` and `unet_latents` hold what
 becomes of pictures and masks; adding one is that file and a line here. `pipeline` runs whatever has no family of its own.
 """

@@ -16,7 +16,7 @@ import torch
 from diffusers.pipelines.flux import pipeline_flux
 from torch import Tensor, nn
 
-from darkroom.model_runner.engine import adapters, captions, embeddings, errors, samplers, step_cache, tiers
+from darkroom.model_runner.engine import adapters, embeddings, errors, prompts, samplers, step_cache, tiers
 from darkroom.model_runner.engine.families import flux_latents
 from darkroom.model_runner.engine.job import Guidance, Job, Medium, ModelSpec
 from darkroom.model_runner.engine.state import BatchKey, Predictions, State
@@ -81,7 +81,7 @@ class Flux:
         """Encode the prompts of all jobs together, then each job's picture and mask, and draw each seed's noise."""
         for job in jobs:
             self._check(job)
-        texts = captions.embed(jobs, cache=self._embeddings, encode=self._encode, is_guided=self._is_guided)
+        texts = prompts.embed(jobs, cache=self._embeddings, encode=self._encode, is_guided=self._is_guided)
         return [self._states(job, text) for job, text in zip(jobs, texts, strict=True)]
 
     def _states(self, job: Job, text: dict[str, Tensor]) -> list[State]:

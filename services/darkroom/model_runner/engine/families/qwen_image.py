@@ -15,7 +15,7 @@ from diffusers.pipelines.qwenimage import pipeline_qwenimage
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from darkroom.model_runner.engine import adapters, captions, embeddings, errors, pictures, samplers, step_cache, tiers
+from darkroom.model_runner.engine import adapters, embeddings, errors, pictures, prompts, samplers, step_cache, tiers
 from darkroom.model_runner.engine.job import Guidance, Job, Medium, ModelSpec
 from darkroom.model_runner.engine.state import BatchKey, Predictions, State
 
@@ -70,7 +70,7 @@ class QwenImage:
         """Encode the prompts of all jobs together, then each job's picture, and draw each seed's noise."""
         for job in jobs:
             self._check(job)
-        texts = captions.embed(jobs, cache=self._embeddings, encode=self._encode, is_guided=self._is_guided)
+        texts = prompts.embed(jobs, cache=self._embeddings, encode=self._encode, is_guided=self._is_guided)
         return [self._states(job, text) for job, text in zip(jobs, texts, strict=True)]
 
     def denoise(self, states: Sequence[State]) -> Predictions:

@@ -12,7 +12,7 @@ import diffusers
 import torch
 from torch import Tensor, nn
 
-from darkroom.model_runner.engine import adapters, captions, embeddings, errors, pictures, samplers, tiers
+from darkroom.model_runner.engine import adapters, embeddings, errors, pictures, prompts, samplers, tiers
 from darkroom.model_runner.engine.families import unet_latents
 from darkroom.model_runner.engine.job import Guidance, Job, Medium, ModelSpec
 from darkroom.model_runner.engine.state import BatchKey, Predictions, State
@@ -122,7 +122,7 @@ class Sdxl:
 
     def _embed(self, jobs: Sequence[Job]) -> list[dict[str, Tensor]]:
         """Return each job's texts, those of all jobs encoded together."""
-        found = captions.embed(
+        found = prompts.embed(
             jobs,
             cache=self._embeddings,
             encode=self._encode,

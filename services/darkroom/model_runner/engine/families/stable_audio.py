@@ -13,7 +13,7 @@ import torch
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import Tensor
 
-from darkroom.model_runner.engine import adapters, captions, embeddings, errors, pictures, samplers, step_cache, tiers
+from darkroom.model_runner.engine import adapters, embeddings, errors, pictures, prompts, samplers, step_cache, tiers
 from darkroom.model_runner.engine.job import Job, Medium, ModelSpec
 from darkroom.model_runner.engine.samplers import edm
 from darkroom.model_runner.engine.state import BatchKey, Predictions, State
@@ -77,7 +77,7 @@ class StableAudio:
         """Encode the prompts of all jobs at once; draw each seed's noise."""
         for job in jobs:
             self._check(job)
-        texts = captions.embed(
+        texts = prompts.embed(
             jobs,
             cache=self._embeddings,
             encode=self._encode,

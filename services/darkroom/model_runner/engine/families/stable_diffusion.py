@@ -12,7 +12,7 @@ import diffusers
 import torch
 from torch import Tensor, nn
 
-from darkroom.model_runner.engine import adapters, captions, embeddings, errors, pictures, samplers, tiers
+from darkroom.model_runner.engine import adapters, embeddings, errors, pictures, prompts, samplers, tiers
 from darkroom.model_runner.engine.families import unet_latents
 from darkroom.model_runner.engine.job import Guidance, Job, Medium, ModelSpec
 from darkroom.model_runner.engine.state import BatchKey, Predictions, State
@@ -73,7 +73,7 @@ class StableDiffusion:
         """Encode the prompts of all jobs together, then each job's picture and mask, and draw each seed's noise."""
         for job in jobs:
             self._check(job)
-        texts = captions.embed(jobs, cache=self._embeddings, encode=self._encode, is_guided=self._is_guided)
+        texts = prompts.embed(jobs, cache=self._embeddings, encode=self._encode, is_guided=self._is_guided)
         return [self._states(job, text) for job, text in zip(jobs, texts, strict=True)]
 
     def denoise(self, states: Sequence[State]) -> Predictions:

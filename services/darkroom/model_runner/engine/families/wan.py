@@ -14,7 +14,7 @@ import diffusers
 import torch
 from torch import Tensor
 
-from darkroom.model_runner.engine import adapters, captions, embeddings, errors, pictures, samplers, step_cache, tiers
+from darkroom.model_runner.engine import adapters, embeddings, errors, pictures, prompts, samplers, step_cache, tiers
 from darkroom.model_runner.engine.job import Job, Medium, ModelSpec, Picture
 from darkroom.model_runner.engine.state import BatchKey, Predictions, State
 
@@ -67,7 +67,7 @@ class Wan:
         """Encode the texts of all jobs at once, then each job's first frame; draw each seed's noise."""
         for job in jobs:
             self._check(job)
-        texts = captions.embed(jobs, cache=self._embeddings, encode=self._encode, is_guided=self._is_guided)
+        texts = prompts.embed(jobs, cache=self._embeddings, encode=self._encode, is_guided=self._is_guided)
         return [self._states(job, text) for job, text in zip(jobs, texts, strict=True)]
 
     def denoise(self, states: Sequence[State]) -> Predictions:

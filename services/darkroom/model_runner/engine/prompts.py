@@ -1,4 +1,4 @@
-"""The texts of jobs, encoded together.
+"""The prompts of jobs, encoded together.
 
 In: jobs, and how a model encodes texts. Out: for each job what the encoders said of its prompt and, if it is guided, of
 its negative prompt, by the family's own names and the same with `negative_` before them. Next: families lay these into

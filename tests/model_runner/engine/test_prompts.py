@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from darkroom.model_runner.engine import captions, embeddings
+from darkroom.model_runner.engine import embeddings, prompts
 from darkroom.model_runner.engine.job import Job
 
 
@@ -27,7 +27,7 @@ def encoder() -> Encoder:
 
 
 def embed(jobs: list[Job], encoder: Encoder) -> list[dict[str, str]]:
-    found = captions.embed(
+    found = prompts.embed(
         jobs,
         cache=embeddings.Cache(bytes_max=1 << 20),
         encode=encoder,
