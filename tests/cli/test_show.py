@@ -150,8 +150,6 @@ def test_a_bill_tells_how_it_was_made(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_tiers_by_name() -> None:
-    assert show.tier_of(None) == media_pb2.QUALITY_TIER_UNSPECIFIED
-    assert show.tier_of("high") == media_pb2.QUALITY_TIER_HIGH
     assert [show.tier_name(tier) for tier in media_pb2.QualityTier.values()] == ["", "lossless", "high", "draft"]
 
 

@@ -133,7 +133,7 @@ def request_of(
         guidance_scale=options["guidance"],
         seed=options["seed"],
         sampler=options["sampler"],
-        quality=show.tier_of(options["quality"]),
+        quality=media_pb2.QualityTier.Value(f"QUALITY_TIER_{(options['quality'] or 'unspecified').upper()}"),
         extras=dict(options["extras"]) or None,
         adapters=[inputs_pb2.AdapterRef(adapter_id=adapter_id, scale=scale) for adapter_id, scale in options["loras"]],
         **{name: value for fields in own.values() for name, value in fields.items()},

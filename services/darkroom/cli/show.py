@@ -172,11 +172,6 @@ def made(artifact: media_pb2.Artifact) -> str:
     return ", ".join(filter(None, (size, length, f"seed {artifact.seed}", tier_name(artifact.quality))))
 
 
-def tier_of(name: str | None) -> "media_pb2.QualityTier.ValueType":
-    """The tier of a name in any case; the default for none."""
-    return media_pb2.QualityTier.Value(f"QUALITY_TIER_{(name or 'unspecified').upper()}")
-
-
 def tier_name(tier: "media_pb2.QualityTier.ValueType") -> str:
     """The tier's name as it is given; empty if it is not told."""
     name = media_pb2.QualityTier.Name(tier).removeprefix("QUALITY_TIER_").lower()
