@@ -1,21 +1,19 @@
 """Between the protos of the Work stream and the engine's nouns.
 
-An `Assign` comes in and a `Job` goes out; engine events and device samples come in and messages for the owner go out. Nothing here
-waits or remembers. Next: `loop.attempt` has the job made, `aboard` passes the messages to the owner.
+An `Assign` comes in and a `Job` goes out; how it went comes in and messages for the owner go out. Nothing here waits or remembers.
+Next: `loop.attempt` has the job made, `aboard` passes the messages to the owner.
 """
 
-import dataclasses
 import datetime
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from google.protobuf import json_format, timestamp_pb2
+from google.protobuf import json_format
 
 from darkroom import catalog, clock
 from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
 from darkroom.api.scheduler.v1 import generation_pb2
-from darkroom.api.types.v1 import device_pb2, inputs_pb2, media_pb2, money_pb2
-from darkroom.model_runner import fixed_cost, nvml, step_cost
+from darkroom.api.types.v1 import inputs_pb2, media_pb2, money_pb2
 from darkroom.model_runner.domain import AttemptFailed, AttemptKey
 from darkroom.model_runner.engine import job as engine_job
 
@@ -30,17 +28,6 @@ _TIERS: Mapping[int, engine_job.Tier] = {
     media_pb2.QUALITY_TIER_HIGH: "HIGH",
     media_pb2.QUALITY_TIER_DRAFT: "DRAFT",
 }
-
-_OPTIONAL_SAMPLE_FIELDS = (
-    "utilization_percent",
-    "memory_used_bytes",
-    "memory_total_bytes",
-    "power_mw",
-    "temperature_c",
-    "throttle_reasons",
-    "ecc_uncorrectable",
-    "last_xid",
-)
 
 
 def key_of(key: pb.AttemptKey) -> AttemptKey:
@@ -195,67 +182,3 @@ def suspended(key: AttemptKey, checkpoint: pb.Checkpoint | None) -> pb.WorkRespo
 def cancelled(key: AttemptKey, used: money_pb2.Usage | None = None) -> pb.WorkResponse:
     """An attempt's end by Cancel."""
     return pb.WorkResponse(cancelled=pb.Cancelled(key=key_to(key), usage=used))
-
-
-def device(identity: nvml.DeviceIdentity) -> device_pb2.Device:
-    """What the accelerator is."""
-    return device_pb2.Device(**dataclasses.asdict(identity))
-
-
-def sample(seen: nvml.DeviceSample) -> device_pb2.DeviceSample:
-    """What the device showed; what it did not answer stays unset."""
-    told = {name: value for name in _OPTIONAL_SAMPLE_FIELDS if (value := getattr(seen, name)) is not None}
-    at = timestamp_pb2.Timestamp()
-    at.FromDatetime(seen.sampled_at)
-    return device_pb2.DeviceSample(
-        sampled_at=at,
-        foreign_processes=seen.foreign_processes,
-        healthy=seen.healthy,
-        unhealthy_reason=seen.unhealthy_reason,
-        **told,
-    )
-
-
-def step_costs(costs: Iterable[step_cost.StepCost]) -> list[pb.StepCost]:
-    """The table as the scheduler reads it: tiers apart ("64x64 draft"); other variants of a step are one line, the dearer."""
-    told: dict[tuple[str, str, bool, int], pb.StepCost] = {}
-    for cost in sorted(costs, key=lambda cost: cost.step_us * cost.share):
-        model, size, guided, rows, variant = cost.shape
-        bucket = " ".join([size, *(word for word in variant.split() if word in ("high", "draft"))])
-        step_us = max(1, round(cost.step_us * cost.share))
-        told[model, bucket, guided, rows] = pb.StepCost(
-            model=model, shape=bucket, rows=rows, step_us=step_us, guided=guided
-        )
-    return list(told.values())
-
-
-def fixed_costs(costs: Iterable[fixed_cost.FixedCost]) -> list[pb.FixedCost]:
-    """What generations take besides their steps, as the scheduler reads it."""
-    return [
-        pb.FixedCost(
-            model=cost.model,
-            shape=cost.size,
-            prepare_us=cost.prepare_us,
-            decode_us=cost.decode_us,
-            encode_us=cost.encode_us,
-        )
-        for cost in costs
-    ]
-
-
-def heartbeat(
-    seen: nvml.DeviceSample, engine: engine_job.Snapshot, *, idle: bool, attempts: int, draining: bool, unbilled_us: int
-) -> pb.Heartbeat:
-    """What the runner shows of itself; `unbilled_us` are pictures that nobody asked for."""
-    return pb.Heartbeat(
-        sample=sample(seen),
-        resident_models=engine.models,
-        step_costs=step_costs(engine.step_costs),
-        fixed_costs=fixed_costs(engine.fixed_costs),
-        attempts=attempts,
-        engine_idle=idle,
-        slowdown=engine.slowdown,
-        draining=draining,
-        busy_us=engine.busy_us,
-        attributed_us=engine.busy_us - engine.platform_us - unbilled_us,
-    )

@@ -10,7 +10,7 @@ import logging
 
 from darkroom import errors
 from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
-from darkroom.model_runner import aboard, messages, nvml, peers
+from darkroom.model_runner import aboard, heartbeat, nvml, peers
 from darkroom.model_runner.domain import Identity
 from darkroom.model_runner.loop import bridge
 
@@ -32,7 +32,7 @@ async def register(
     interval_s: float,
 ) -> None:
     """Register again and again until cancelled."""
-    told, answered = messages.device(device), True
+    told, answered = heartbeat.device(device), True
     while True:
         try:
             timeout_s = max(interval_s, TIMEOUT_S_MIN)
@@ -65,7 +65,7 @@ async def beat(engine: bridge.Bridge, sampler: nvml.Sampler, attempts: aboard.Ab
 
 
 def _heartbeat(engine: bridge.Bridge, seen: nvml.DeviceSample, attempts: aboard.Aboard) -> pb.Heartbeat:
-    return messages.heartbeat(
+    return heartbeat.beat(
         seen,
         engine.engine.snapshot(),
         idle=engine.engine.is_idle,
