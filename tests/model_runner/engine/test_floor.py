@@ -33,6 +33,16 @@ def test_short_memory_shrinks_batches_for_a_while(harness: Any) -> None:
     assert [len(forward) for forward in run.turn(2)] == [4, 4]
 
 
+def test_the_log_says_why_a_model_cannot_be_loaded_and_nothing_that_was_asked(harness: Any, caplog: Any) -> None:
+    run = harness()
+    run.loop.accept(job("1", model="unknown", prompt="a secret"))
+    run.loop.accept(job("2", prompt="nan"))
+    run.run()
+    assert "this runner does not serve the model 'unknown'" in caplog.text
+    assert "secret" not in caplog.text
+    assert any(record.message.endswith(" failed: NOT_FINITE") for record in caplog.records)
+
+
 ACTIONS = st.one_of(
     st.tuples(
         st.just("accept"),

@@ -132,7 +132,9 @@ class Floor:
         """End a generation with its error."""
         known = errors.translate(error)
         if known.fault == "runner":
-            _log.error("generation %s failed", generation.job.key, exc_info=error)
+            # Only what a catalogue entry is at fault for is told in words: the others may quote the request.
+            why = str(known) if isinstance(known, errors.LoadFailed) else known.code
+            _log.error("generation %s failed: %s", generation.job.key, why, exc_info=error)
         self.end(generation, Failed(generation.job.key, known.code, str(known), known.fault, generation.usage()))
 
     def arrive(self, generation: Generation) -> None:

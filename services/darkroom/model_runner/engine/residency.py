@@ -152,7 +152,9 @@ class Residency:
         except OSError as error:
             raise errors.LoadFailed(f"model {spec.name}: its weight files cannot be read") from error
         if digest != spec.revision:
-            raise errors.LoadFailed(f"model {spec.name}: its weight files are not those of its catalogue entry")
+            raise errors.LoadFailed(
+                f"model {spec.name}: its weight files are not those of its catalogue entry, their revision is {digest}"
+            )
 
     def _make_room(self, spec: ModelSpec, in_use: Set[str]) -> None:
         """Evict until the model fits: idle ones first, among them the one that costs least to have again."""
