@@ -22,8 +22,8 @@ def file(width: int = 48, height: int = 40) -> bytes:
 
 @pytest.fixture
 def slow(tmp_path: Path) -> Any:
-    """A loop whose pictures are read when `pool.work()` is called; its model is loaded already."""
-    run = Harness(tmp_path)
+    """A loop whose pictures are read when `pool.work()` is called, two at a time; its model is loaded already."""
+    run = Harness(tmp_path, encode_threads=3)
     run.loop.accept(job("first"))
     run.run()
     run.pool = run.loop._floor.pool = counting.Later()
@@ -96,7 +96,7 @@ def test_reading_is_nobodys_device_time_but_some_of_preparing(slow: Any) -> None
     assert {stage.name: stage.wall_us for stage in end.stages}["prepare"] == 650_101
 
 
-def test_the_most_urgent_are_read_first_and_as_many_as_there_are_threads(slow: Any) -> None:
+def test_the_most_urgent_are_read_first_and_some_at_a_time(slow: Any) -> None:
     for key, priority in (
         ("a", Priority.BATCH),
         ("b", Priority.BATCH),
@@ -112,11 +112,39 @@ def test_the_most_urgent_are_read_first_and_as_many_as_there_are_threads(slow: A
     assert sorted(key for keys in slow.family.prepared for key in keys) == ["a", "b", "c", "d"]
 
 
+@pytest.mark.parametrize(("threads", "at_a_time"), [(1, 1), (2, 1), (3, 2), (5, 4)])
+def test_one_thread_is_left_for_files(tmp_path: Path, threads: int, at_a_time: int) -> None:
+    run = Harness(tmp_path, encode_threads=threads)
+    run.loop.accept(job("first"))
+    run.run()
+    later = run.loop._floor.pool = counting.Later()
+    for seed in range(6):
+        run.loop.accept(job(str(seed), seed, source_image=file()))
+    run.loop.turn()
+    assert len(later._given) == at_a_time
+
+
+def test_tenants_have_their_pictures_read_in_turn(slow: Any) -> None:
+    """Whoever sends a hundred holds up nobody else's first."""
+    for seed in range(6):
+        slow.loop.accept(job(f"a{seed}", seed, tenant_id="a", source_image=file()))
+    slow.loop.turn()
+    for tenant in "bc":
+        slow.clock.now_us += 1
+        slow.loop.accept(job(tenant, 9, tenant_id=tenant, source_image=file()))
+    slow.pool.work()
+    slow.loop.turn()
+    slow.pool.work()
+    slow.loop.turn()
+    read = [key for key, generation in slow.loop._floor.generations.items() if generation.is_read]
+    assert {"b", "c"} <= {*read, *(key for keys in slow.family.prepared for key in keys)}
+
+
 def test_pictures_of_those_who_wait_long_do_not_fill_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, "PIXELS_AHEAD_MAX", 2 * 32 * 32)
-    run = Harness(tmp_path, rows_live_max=1)
+    run = Harness(tmp_path, rows_live_max=1, encode_threads=3)
     for seed in range(6):
         run.loop.accept(job(str(seed), seed, source_image=file()))
     run.turn()

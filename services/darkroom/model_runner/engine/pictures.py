@@ -45,12 +45,11 @@ def read(data: Picture, *, field: str) -> PIL.Image.Image:
                 raise errors.BadRequest(f"{field}: {picture.width}x{picture.height} is more than {pixels_max} pixels")
             if max(picture.size) > side_max:
                 raise errors.BadRequest(f"{field}: {picture.width}x{picture.height} has a side above {side_max} pixels")
-            return PIL.ImageOps.exif_transpose(picture).convert("RGB")
+            PIL.ImageOps.exif_transpose(picture, in_place=True)
+            return picture if picture.mode == "RGB" else picture.convert("RGB")
     except (errors.BadRequest, MemoryError):
         raise
-    except (
-        Exception
-    ) as error:  # Pillow lets out what its parts meet: struct.error and TypeError at broken EXIF, for two
+    except Exception as error:  # Pillow lets out whatever its parts meet, struct.error at broken EXIF for one
         raise errors.BadRequest(f"{field}: not a readable picture ({', '.join(FORMATS)})") from error
 
 

@@ -2,7 +2,9 @@
 
 In: waiting generations whose model is resident and knows in what size it wants pictures. Out: those pictures, with the
 generation, or its end if a file is none. Decoding and resizing are not the device's work and take up to a second, so other
-threads do them, while the device goes on; their time is nobody's device time. Next: `admission` prepares the generation.
+threads do them, while the device goes on; their time is nobody's device time. All but one of them at most: else whoever sends
+pictures of the largest size would hold up the files that others wait for, and their tenants take turns for the same reason.
+Next: `admission` prepares the generation.
 """
 
 from concurrent.futures import Future
@@ -12,7 +14,7 @@ import PIL.Image
 from darkroom.model_runner.engine import pictures
 from darkroom.model_runner.engine.floor import Floor
 from darkroom.model_runner.engine.generation import Generation
-from darkroom.model_runner.engine.job import Job
+from darkroom.model_runner.engine.job import Job, Picture
 
 PIXELS_AHEAD_MAX = 64 << 20
 """Of pictures, at 3 bytes each, whose generations and those more urgent wait; when reached, no more are begun."""
@@ -24,6 +26,7 @@ class Reading:
     def __init__(self, floor: Floor) -> None:
         self._floor = floor
         self._under_way: dict[Generation, Future[dict[str, PIL.Image.Image]]] = {}
+        self._begun_us: dict[str, int] = {}  # when a picture of each tenant that waits was last begun
 
     def go_on(self) -> None:
         """Have pictures read, those of the most urgent first, and take what is ready."""
@@ -33,17 +36,22 @@ class Reading:
 
     def _begin(self) -> None:
         floor = self._floor
-        unread = [generation for generation in floor.waiting if self._can_be_read(generation)]
-        for generation in sorted(unread, key=lambda other: (other.job.priority, other.arrived_us)):
-            if (
-                len(self._under_way) >= floor.config.encode_threads
-                or self._pixels_ahead(generation) >= PIXELS_AHEAD_MAX
-            ):
+        while len(self._under_way) < max(1, floor.config.encode_threads - 1):
+            unread = [generation for generation in floor.waiting if self._can_be_read(generation)]
+            first = min(unread, key=self._urgency, default=None)
+            if first is None or self._pixels_ahead(first) >= PIXELS_AHEAD_MAX:
                 return
-            generation.mark("wait", now_us=floor.now_us())
-            sizing = floor.family(generation.job.model).sizing
-            self._under_way[generation] = reading = floor.pool.submit(read, generation.job, sizing)
+            first.mark("wait", now_us=floor.now_us())
+            waiting = {generation.job.tenant_id for generation in floor.waiting}
+            self._begun_us = {tenant: us for tenant, us in self._begun_us.items() if tenant in waiting}
+            self._begun_us[first.job.tenant_id] = floor.now_us()
+            sizing = floor.family(first.job.model).sizing
+            self._under_way[first] = reading = floor.pool.submit(read, first.job, sizing)
             reading.add_done_callback(lambda _: floor.wake())
+
+    def _urgency(self, generation: Generation) -> tuple[int, int, int]:
+        job = generation.job
+        return job.priority, self._begun_us.get(job.tenant_id, -1), generation.arrived_us
 
     def _can_be_read(self, generation: Generation) -> bool:
         is_resident = self._floor.residency.has(generation.job.model)
@@ -72,8 +80,10 @@ class Reading:
 
 def read(job: Job, sizing: pictures.Sizing) -> dict[str, PIL.Image.Image]:
     """Return the pictures of a job's files in the size that its family wants; BadRequest names the field of what is none."""
-    ready = {}
-    for name, file in job.files.items():
-        picture = pictures.read(file, field=name)
-        ready[name] = pictures.sized(picture, sizing(job, picture.size))
-    return ready
+    return {name: _read(file, name, job, sizing) for name, file in job.files.items()}
+
+
+def _read(file: Picture, name: str, job: Job, sizing: pictures.Sizing) -> PIL.Image.Image:
+    """Only what is sized is held while the next is read: a picture may have a quarter of a gigabyte before."""
+    picture = pictures.read(file, field=name)
+    return pictures.sized(picture, sizing(job, picture.size))
