@@ -55,8 +55,9 @@ async def test_one_that_is_killed_is_started_again(room: process.Room, tmp_path:
     assert not psutil.pid_exists(second)
 
 
-async def test_one_that_cannot_start_shows_the_end_of_its_log(room: process.Room, tmp_path: Path) -> None:
+async def test_one_that_cannot_start_shows_the_end_of_its_own_log(room: process.Room, tmp_path: Path) -> None:
     broken = room._replace(environment=room.environment | {"DARKROOM_SERVICE_SECRET": "short"})
+    (tmp_path / "meter.log").write_text("what an earlier start has told\n")
     async with run(broken, tmp_path) as (supervised, told):
         with pytest.raises(click.ClickException) as failure:
             await supervised.ready()

@@ -38,6 +38,7 @@ class Supervised:
         self.room = room
         self.pid = 0
         self._log_path = log_path
+        self._log_begins_at = log_path.stat().st_size if log_path.exists() else 0  # what is before is another start's
         self._say = say
         self._ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -86,7 +87,8 @@ class Supervised:
             await _stop(child)
 
     def _failure(self, what: str) -> click.ClickException:
-        tail = self._log_path.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").strip()
+        own = self._log_path.read_bytes()[self._log_begins_at :]
+        tail = own[-LOG_TAIL_BYTES:].decode(errors="replace").strip()
         return click.ClickException(f"{self.room.name} {what}; its log is {self._log_path}, which ends:\n{tail}")
 
 
