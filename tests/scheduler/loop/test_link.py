@@ -26,7 +26,7 @@ class Recorder:
     def heard(self, link, message):
         self.messages.append(message)
 
-    def changed(self, link):
+    def changed(self):
         self.changes += 1
 
 

@@ -33,8 +33,8 @@ class Listener(Protocol):
     def heard(self, link: "Link", message: pb.WorkResponse) -> None:
         """An outcome or progress."""
 
-    def changed(self, link: "Link") -> None:
-        """It can take work, or no longer."""
+    def changed(self) -> None:
+        """Some link can take work, or no longer."""
 
 
 @dataclasses.dataclass
@@ -76,7 +76,7 @@ class Link:
                 _log.info("a work stream ended", extra={"runner_id": self.runner_id, "code": error.code().name})
             finally:
                 self._outgoing, self._listed, self.ready = None, None, False
-                self.listener.changed(self)
+                self.listener.changed()
             await asyncio.sleep(REDIAL_S)
 
     async def _stream_once(self) -> None:
@@ -108,11 +108,11 @@ class Link:
         self.share = foreign.update(self.share, reading)
         if heartbeat.HasField("sample") and not sample.healthy and not self.quarantine:
             self.quarantine = sample.unhealthy_reason or "its device is not healthy"
-            self.listener.changed(self)
+            self.listener.changed()
         if not self.ready and self._listed is not None and not self.impostor:
             self.ready = True
             self.listener.joined(self, self._listed)
-            self.listener.changed(self)
+            self.listener.changed()
 
     def view(self) -> fleet.Runner:
         """The runner as placement sees it, with nothing aboard."""

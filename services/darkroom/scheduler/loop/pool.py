@@ -152,7 +152,7 @@ class Pool:
 
     # what runners say
 
-    def changed(self, link: Link) -> None:
+    def changed(self) -> None:
         """A link came, went, or its device turned faulty."""
         self._wake.set()
 
