@@ -86,7 +86,7 @@ class AlreadyExists(_Resource):
 
     code = "ALREADY_EXISTS"
     fault = "caller"
-    _text = "exists already"
+    _text = "exists already, and is not the same"
 
 
 class FailedPrecondition(DarkroomError):

@@ -34,6 +34,7 @@ def test_a_bill_lists_units_and_adds_up(capsys: pytest.CaptureFixture[str]) -> N
             amount=usd(18_000_100_000),
             usage=money_pb2.Usage(gpu_time_us=2_500_000),
             transaction_id="txn_1",
+            tags={"team": "film", "job": "[7]"},
         )
     )
     assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
@@ -44,6 +45,7 @@ def test_a_bill_lists_units_and_adds_up(capsys: pytest.CaptureFixture[str]) -> N
         "above the estimate, not charged                           -1.000000000",
         "total                                                     18.000100000",
         "2.500000 GPU-seconds used; POSTED to the ledger as txn_1",
+        "tags job=[7], team=film",
     ]
 
 

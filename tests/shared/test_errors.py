@@ -13,7 +13,12 @@ EXAMPLES = [
         "steps: must be from 1 to 100",
     ),
     (errors.NotFound("generation", "gen_1"), "caller", "GENERATION_NOT_FOUND", "generation 'gen_1' was not found"),
-    (errors.AlreadyExists("tenant", "acme"), "caller", "TENANT_ALREADY_EXISTS", "tenant 'acme' exists already"),
+    (
+        errors.AlreadyExists("tenant", "acme"),
+        "caller",
+        "TENANT_ALREADY_EXISTS",
+        "tenant 'acme' exists already, and is not the same",
+    ),
     (errors.FailedPrecondition("BUDGET_SPENT", "the budget is spent"), "caller", "BUDGET_SPENT", "the budget is spent"),
     (errors.Unauthenticated("no key"), "caller", "UNAUTHENTICATED", "no key"),
     (errors.PermissionDenied("operator"), "caller", "SCOPE_MISSING", "this call needs the scope 'operator'"),

@@ -214,7 +214,13 @@ def bill(charge: billing_pb.Charge) -> None:
         return
     if charge.state == billing_pb.CHARGE_STATE_FREE:
         out.print(f"FREE: {charge.free_reason}")
-        return
+    else:
+        _posted(charge)
+    if charge.tags:
+        out.print(text.Text(f"tags {', '.join(f'{name}={value}' for name, value in sorted(charge.tags.items()))}"))
+
+
+def _posted(charge: billing_pb.Charge) -> None:
     columns = ("unit", "quantity", "price of one", f"amount in {charge.amount.currency}")
     total = ("total", "", "", _nine(charge.amount.nanos))
     rows(columns, [*(_priced(line) for line in charge.lines), total], right=columns[1:])
