@@ -1,6 +1,7 @@
 """The stores as a runner uses them, on their real rooms: what is fetched once, kept, removed, refused; what is put."""
 
 import asyncio
+import errno
 import hashlib
 import os
 from collections.abc import AsyncIterator, Callable
@@ -146,6 +147,26 @@ async def test_a_file_under_way_is_not_removed_for_another_ones_room(
     assert await fetch(quick) == worlds.adapter(strength=2.0)
     go_on.set()
     assert await fetching == worlds.adapter(strength=1.0)
+
+
+async def test_a_full_disk_takes_the_place_of_what_is_not_in_use(
+    world: worlds.World, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token, store, copy = world.capability(GENERATION), cache(), peers.Adapters._copy
+    ids_ = [await world.push(worlds.adapter(strength=strength)) for strength in (1.0, 2.0, 3.0)]
+
+    async def copied(self: peers.Adapters, adapter_id: str, capability: str, file: IO[bytes]) -> str:
+        digest = await copy(self, adapter_id, capability, file)
+        if len(list((tmp_path / "cache").rglob("*.safetensors"))) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return digest
+
+    monkeypatch.setattr(peers.Adapters, "_copy", copied)
+    async with store.lease(world.tenant_id, ids_[0], token) as used:
+        async with store.lease(world.tenant_id, ids_[1], token):
+            pass
+        async with store.lease(world.tenant_id, ids_[2], token) as third:
+            assert files(tmp_path / "cache") == sorted([used.path.name, third.path.name])
 
 
 async def test_the_same_picture_of_the_same_generation_is_stored_once(world: worlds.World) -> None:

@@ -8,6 +8,7 @@ import asyncio
 import collections
 import contextlib
 import datetime
+import errno
 import hashlib
 import os
 import secrets
@@ -168,20 +169,24 @@ class Adapters:
 
     @_patient
     async def _pull(self, adapter_id: str, capability: str, path: Path, sha256: str) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         draft = path.with_suffix(f".{secrets.token_hex(4)}.part")
         self._in_use[draft] += 1
         try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             with draft.open("xb") as file:
                 digest = await self._copy(adapter_id, capability, file)
             if digest != sha256:
                 raise errors.Unavailable("lora_store sent other bytes than it announced")
             draft.replace(path)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):  # there is less room than this cache was told
+                await self._make_room(bytes_max=0)
+            raise errors.Unavailable(f"the runner cannot keep adapters on its disk ({error.strerror})") from error
         finally:
             draft.unlink(missing_ok=True)
             del self._in_use[draft]
         self._checked.add(path)
-        await self._make_room()
+        await self._make_room(bytes_max=self._bytes_max)
 
     async def _copy(self, adapter_id: str, capability: str, file: IO[bytes]) -> str:
         digest = hashlib.sha256()
@@ -209,9 +214,9 @@ class Adapters:
         self._checked.add(path)
         return True
 
-    async def _make_room(self) -> None:
+    async def _make_room(self, *, bytes_max: int) -> None:
         kept = await asyncio.to_thread(self._kept)
-        excess_bytes = sum(size_bytes for _, size_bytes, _ in kept) - self._bytes_max
+        excess_bytes = sum(size_bytes for _, size_bytes, _ in kept) - bytes_max
         for _, size_bytes, path in kept:
             if excess_bytes > 0 and path not in self._in_use:
                 excess_bytes -= size_bytes
