@@ -87,13 +87,18 @@ def test_metadata_that_cannot_be_obeyed_is_refused(tmp_path: Path, metadata: str
         read(lora.save(tmp_path, "one", lora.pairs(1), metadata={"lora_adapter_metadata": metadata}))
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 a pickle", None])
-def test_what_is_no_safetensors_file_is_refused(tmp_path: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 a pickle"])
+def test_what_is_no_safetensors_file_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "one.safetensors"
-    if content is not None:
-        path.write_bytes(content)
+    path.write_bytes(content)
     with pytest.raises(errors.BadAdapter, match="not a readable safetensors file"):
         read(AdapterUse(path=path, digest="one", scale=1.0))
+
+
+def test_a_file_that_is_gone_is_not_the_adapters_fault(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as gone:
+        read(AdapterUse(path=tmp_path / "one.safetensors", digest="one", scale=1.0))
+    assert errors.translate(gone.value).fault == "runner"
 
 
 def test_a_file_without_tensors_is_refused(tmp_path: Path) -> None:

@@ -35,12 +35,15 @@ def layers(denoiser: nn.Module) -> dict[str, Layer]:
 
 
 def read(use: AdapterUse, changed: Mapping[str, Layer], *, prefix: str) -> Adapter:
-    """Read and check one file against the layers it changes; BadAdapter names the key at fault."""
+    """Read and check one file against the layers it changes; BadAdapter names the key at fault.
+
+    OSError if the file cannot be read here, which is not the adapter's fault.
+    """
     try:
         with safetensors.safe_open(use.path, framework="pt") as file:
             alpha = _metadata_alpha(file.metadata() or {}, prefix)
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (OSError, safetensors.SafetensorError) as error:
+    except safetensors.SafetensorError as error:
         raise errors.BadAdapter(f"adapter {use.digest} is not a readable safetensors file: {error}") from error
     modules = _by_module(tensors, changed, prefix)
     if not modules:
