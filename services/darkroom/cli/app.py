@@ -34,6 +34,7 @@ WORDS = {
     "lora": Word("lora:lora", "Keep LoRA adapters: push, list, show, pull, delete."),
     "tenants": Word("tenants:tenants", "Make tenants and give them credit (operators)."),
     "keys": Word("keys:keys", "Make, list and revoke API keys (operators)."),
+    "prices": Word("prices:prices", "Set what models cost (operators)."),
     "usage": Word("usage:usage", "Report usage and cost over a time range."),
     "billing": Word("billing:billing", "Show what one generation cost."),
     "bench": Word("bench:bench", "Measure: the judge's verdict on a model."),

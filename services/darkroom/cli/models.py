@@ -4,7 +4,6 @@ from typing import Any
 
 import click
 
-from darkroom import money
 from darkroom.api.scheduler.v1 import model_service_pb2 as model_pb
 from darkroom.cli import ask, show
 
@@ -61,11 +60,8 @@ def show_(name: str, as_json: bool) -> None:
     extras = show.as_dict(model.extras_schema).get("properties", {})
     if extras:
         click.echo(f"extras {', '.join(f'{name} ({_extra(schema)})' for name, schema in sorted(extras.items()))}")
-    price = [(field.name, value) for field, value in model.price.ListFields() if field.name.startswith("nanos_per_")]
     click.echo("")
-    units = ((name.removeprefix("nanos_per_"), value) for name, value in price)
-    lines = ((show.UNITS.get(unit, unit), money.format_nanos(value, model.price.currency)) for unit, value in units)
-    show.rows(("unit", "price of one"), lines, none="it costs nothing")
+    show.price(model.price)
 
 
 def _kind(model: model_pb.Model) -> str:

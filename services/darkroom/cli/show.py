@@ -19,6 +19,7 @@ from darkroom import money
 from darkroom.api.billing_meter.v1 import billing_service_pb2 as billing_pb
 from darkroom.api.scheduler.v1 import generation_pb2 as generation_pb
 from darkroom.api.scheduler.v1 import generation_service_pb2 as service_pb
+from darkroom.api.scheduler.v1 import model_service_pb2 as model_pb
 from darkroom.api.types.v1 import media_pb2, money_pb2
 
 PICTURE_COLUMNS = 48  # two pixels a character cell, one above the other: 48 x 24 cells
@@ -205,6 +206,17 @@ def _yes(told: bool) -> str:
 
 def _money(amount: money_pb2.Money) -> str:
     return f"{_nine(amount.nanos)} {amount.currency}"
+
+
+def price(rates: model_pb.ModelPrice | billing_pb.PriceVersion) -> None:
+    """Print what one of each unit costs, and the least that a generation does."""
+    told = {field.name: value for field, value in rates.ListFields() if "nanos" in field.name}
+    least = told.pop("minimum_nanos", 0)
+    units = ((name.removeprefix("nanos_per_"), value) for name, value in told.items())
+    lines = [(UNITS.get(unit, unit), money.format_nanos(value, rates.currency)) for unit, value in units]
+    if least:
+        lines.append(("a generation, at least", money.format_nanos(least, rates.currency)))
+    rows(("unit", "price of one"), lines, none="it costs nothing")
 
 
 def bill(charge: billing_pb.Charge) -> None:

@@ -257,13 +257,15 @@ class AsyncClient:
         with _translated():
             return await self.billing.ReportUsage(request)
 
+    async def set_price(self, request: billing_pb.SetPriceRequest) -> billing_pb.PriceVersion:
+        """Make a model's new price; once per idempotency key. Needs an operator's key, as do the verbs below."""
+        with _translated():
+            return (await self.billing.SetPrice(request)).price
+
     async def create_tenant(self, *, name: str, credit: money.Money, idempotency_key: str) -> account_pb.Tenant:
-        """Make a tenant with credit; needs an operator's key, as do the verbs below."""
-        request = account_pb.CreateTenantRequest(
-            name=name,
-            credit=money_pb2.Money(currency=credit.currency, nanos=credit.nanos),
-            idempotency_key=idempotency_key,
-        )
+        """Make a tenant with credit."""
+        amount = money_pb2.Money(currency=credit.currency, nanos=credit.nanos)
+        request = account_pb.CreateTenantRequest(name=name, credit=amount, idempotency_key=idempotency_key)
         with _translated():
             return (await self.accounts.CreateTenant(request)).tenant
 
