@@ -95,6 +95,18 @@ def test_what_is_no_safetensors_file_is_refused(tmp_path: Path, content: bytes) 
         read(AdapterUse(path=path, digest="one", scale=1.0))
 
 
+def test_what_was_read_stays_whatever_becomes_of_the_file(tmp_path: Path) -> None:
+    """A mapped file would hold its place on a full disk although it is deleted, and take the process along if it is cut."""
+    use = lora.save(tmp_path, "one", lora.pairs(1))
+    found, before = read(use), read(use)
+    before = {name: pair.down.clone() for name, pair in before.items()}
+    with use.path.open("r+b") as file:
+        size_bytes = use.path.stat().st_size
+        file.seek(size_bytes // 4)
+        file.write(bytes(size_bytes - size_bytes // 4))
+    assert all(torch.equal(found[name].down, down) for name, down in before.items())
+
+
 def test_a_file_that_is_gone_is_not_the_adapters_fault(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as gone:
         read(AdapterUse(path=tmp_path / "one.safetensors", digest="one", scale=1.0))

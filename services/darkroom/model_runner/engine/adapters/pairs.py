@@ -91,7 +91,8 @@ def _pair(name: str, parts: Mapping[str, Tensor], layer: Layer, alpha: float | N
     if not (torch.isfinite(down).all() and torch.isfinite(up * strength).all()):
         raise errors.BadAdapter(f"adapter module '{name}' holds NaN or infinity")
     scaled = up.flatten(1).float() * strength
-    return Pair(down.to(weight.device, weight.dtype), scaled.to(weight.device, weight.dtype))
+    kept = down.to(weight.device, weight.dtype, copy=True)  # it lies in the file, which may go or change
+    return Pair(kept, scaled.to(weight.device, weight.dtype))
 
 
 def _metadata_alpha(metadata: Mapping[str, str], prefix: str) -> float | None:
