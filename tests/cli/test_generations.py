@@ -1,3 +1,6 @@
+import hashlib
+from pathlib import Path
+
 import pytest
 
 from darkroom.api.scheduler.v1 import generation_pb2
@@ -16,6 +19,17 @@ def test_get_shows_what_was_asked_and_made(darkroom: Darkroom, made: generation_
     assert f"ran      on {made.runner_id}, attempt 1\n" in said.out
     assert f"made     {made.artifacts[0].media_id}  image/png  64x64, seed 7, lossless\n" in said.out
     assert "denoise" in said.out
+
+
+@pytest.mark.parametrize("word", ["get", "watch"])
+def test_its_files_can_be_fetched_again(
+    darkroom: Darkroom, made: generation_pb2.Generation, tmp_path: Path, word: str
+) -> None:
+    said = darkroom(word, made.generation_id, "--out", str(tmp_path / "new"), "--json")
+    path = tmp_path / "new" / f"{made.generation_id}-0.png"
+    assert said.json["generation_id"] == made.generation_id
+    assert str(path) in said.err.splitlines()[-1]
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == made.artifacts[0].sha256
 
 
 def test_what_went_on_from_a_checkpoint_says_so_and_what_runs_has_no_times_yet(

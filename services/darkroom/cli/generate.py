@@ -170,15 +170,23 @@ async def carry_out(
 ) -> Result:
     """Send the request, show its progress, fetch its files, its reasons and its bill."""
     generation = await follow(darkroom, await darkroom.create(request))
+    paths = await fetch(darkroom, generation, out)
+    explanation = await darkroom.explain(generation.generation_id)
+    return Result(
+        generation, paths, explanation, await darkroom.charge(generation.generation_id, wait_s=POSTING_WAIT_S)
+    )
+
+
+async def fetch(
+    darkroom: client.AsyncClient, generation: generation_pb.Generation, out: pathlib.Path
+) -> list[pathlib.Path]:
+    """Fetch a generation's files into a folder; their paths, in the order of its artifacts."""
     paths = [
         out / f"{generation.generation_id}-{i}.{extension(a.media_type)}" for i, a in enumerate(generation.artifacts)
     ]
     for artifact, path in zip(generation.artifacts, paths, strict=True):
         await darkroom.download(artifact, path)
-    explanation = await darkroom.explain(generation.generation_id)
-    return Result(
-        generation, paths, explanation, await darkroom.charge(generation.generation_id, wait_s=POSTING_WAIT_S)
-    )
+    return paths
 
 
 async def follow(darkroom: client.AsyncClient, generation: generation_pb.Generation) -> generation_pb.Generation:

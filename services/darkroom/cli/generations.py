@@ -4,6 +4,7 @@ An id comes in; a line, a table or one JSON object goes out.
 """
 
 import datetime
+import pathlib
 
 import click
 
@@ -16,24 +17,47 @@ STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
+OUT = click.option(
+    "--out",
+    type=click.Path(path_type=pathlib.Path, file_okay=False),
+    help="Folder to fetch its files into; none are fetched if it is not given.",
+)
+
+
 @click.command()
 @click.argument("generation_id", metavar="ID")
+@OUT
 @AS_JSON
-def get(generation_id: str, as_json: bool) -> None:
+def get(generation_id: str, out: pathlib.Path | None, as_json: bool) -> None:
     """Show one generation."""
-    _show(ask.tenant(lambda darkroom: darkroom.get(generation_id)), as_json=as_json)
+
+    async def run(darkroom: client.AsyncClient) -> generation_pb.Generation:
+        return await _fetched(darkroom, await darkroom.get(generation_id), out)
+
+    _show(ask.tenant(run), as_json=as_json)
 
 
 @click.command()
 @click.argument("generation_id", metavar="ID")
+@OUT
 @AS_JSON
-def watch(generation_id: str, as_json: bool) -> None:
+def watch(generation_id: str, out: pathlib.Path | None, as_json: bool) -> None:
     """Follow one generation to its end."""
 
     async def run(darkroom: client.AsyncClient) -> generation_pb.Generation:
-        return await generate.follow(darkroom, await darkroom.get(generation_id))
+        return await _fetched(darkroom, await generate.follow(darkroom, await darkroom.get(generation_id)), out)
 
     _show(ask.tenant(run), as_json=as_json)
+
+
+async def _fetched(
+    darkroom: client.AsyncClient, generation: generation_pb.Generation, out: pathlib.Path | None
+) -> generation_pb.Generation:
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        for path in await generate.fetch(darkroom, generation, out):
+            click.echo(path.resolve(), err=True)
+    return generation
 
 
 @click.command()
