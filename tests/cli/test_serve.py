@@ -68,24 +68,40 @@ def test_it_knows_every_room() -> None:
         assert __import__(f"darkroom.{room}.config", fromlist=["Config"]).Config
 
 
-_COUNT_BLOCKS = """
-import ctypes
+_USE_MALLOC = """
+import ctypes, threading
 from darkroom.cli import serve
-if {given_back}:
-    serve._give_blocks_back()
-libc = ctypes.CDLL(None)
+{tune}
+libc, barrier = ctypes.CDLL(None), threading.Barrier(8)
 libc.malloc.restype = ctypes.c_void_p
-blocks = [libc.malloc(64 * 1024) for _ in range(100)]
+def work():
+    barrier.wait()
+    blocks = [libc.malloc(64 * 1024) for _ in range(10)]
+    barrier.wait()  # else the heap of a thread that has ended is the next one's
+threads = [threading.Thread(target=work) for _ in range(8)]
+for each in threads:
+    each.start()
+for each in threads:
+    each.join()
 libc.malloc_info(0, ctypes.c_void_p.in_dll(libc, "stdout"))
 libc.fflush(None)
 """
 
 
+def malloc_info(tune: str) -> str:
+    """What glibc tells of its heaps after eight threads took ten blocks each."""
+    program = _USE_MALLOC.format(tune=tune)
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+
+
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_info"), reason="another C library")
-def test_a_room_keeps_no_large_block_that_it_has_freed() -> None:
-    apart = {}
-    for given_back in (False, True):
-        program = _COUNT_BLOCKS.format(given_back=given_back)
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-        apart[given_back] = int(re.findall(r'type="mmap" count="(\d+)"', done.stdout)[-1])
-    assert apart[True] - apart[False] >= 100
+def test_a_room_keeps_no_large_block_and_a_runner_few_heaps() -> None:
+    default, room, runner = map(
+        malloc_info, ("", "serve._tune_malloc('scheduler')", "serve._tune_malloc('model_runner')")
+    )
+
+    def mapped(told: str) -> int:
+        return int(re.findall(r'type="mmap" count="(\d+)"', told)[-1])
+
+    assert mapped(room) - mapped(default) >= 80
+    assert runner.count("<heap ") == 2 < default.count("<heap ")
