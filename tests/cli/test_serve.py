@@ -103,5 +103,5 @@ def test_a_room_keeps_no_large_block_and_a_runner_few_heaps() -> None:
     def mapped(told: str) -> int:
         return int(re.findall(r'type="mmap" count="(\d+)"', told)[-1])
 
-    assert mapped(room) - mapped(default) >= 80
+    assert mapped(default) < 8 < 50 < mapped(room)  # of 80; what a thread's heap begins with holds its first ones
     assert runner.count("<heap ") == 2 < default.count("<heap ")
