@@ -46,6 +46,30 @@ async def test_creates_that_wait_are_committed_together(store: creates.Creates, 
     assert await lease(database) == (400, 600)
 
 
+async def test_no_more_bytes_wait_than_fit_into_memory(
+    store: creates.Creates, database: postgres.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(creates, "HELD_BYTES_MAX", 3_000_000)
+    wanted = [new(input=bytes(500_000)) for _ in range(20)]
+    outcomes = await asyncio.gather(*map(store.submit, wanted), return_exceptions=True)
+    refused = [outcome for outcome in outcomes if isinstance(outcome, errors.ResourceExhausted)]
+    assert len(refused) == 14
+    assert {(one.reason, one.retry_after_s) for one in refused} == {("CREATES_BUSY", 1.0)}
+    assert await database.fetchval("SELECT count(*) FROM generation") == 6
+    again = await asyncio.gather(*map(store.submit, wanted[:3]))  # there is room when they are committed
+    assert [each.generation_id for each in again] == [each.generation_id for each in wanted[:3]]
+    for _ in range(7):
+        assert await store.submit(new(input=bytes(500_000)))
+
+
+async def test_a_create_whose_caller_has_gone_is_not_held(database: postgres.Database) -> None:
+    store = creates.Creates(database, bell.Bell(database, interval_s=0.05), batch_max=4)  # nobody commits
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(store.submit(new(input=bytes(creates.HELD_BYTES_MAX))), 0.01)
+    assert not store._waiting
+
+
 async def test_fifty_of_one_key_are_one_generation(store: creates.Creates, database: postgres.Database) -> None:
     made = await asyncio.gather(*(store.submit(new(idempotency_key="same")) for _ in range(50)))
     assert len({each.generation_id for each in made}) == 1

@@ -6,8 +6,8 @@ its generation), the spending leases' debits, the generations, their first event
 """
 
 import asyncio
+import itertools
 import logging
-from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -15,6 +15,10 @@ from darkroom import errors, postgres
 from darkroom.scheduler.domain import generation as domain
 from darkroom.scheduler.domain import spending as money
 from darkroom.scheduler.store import bell, generations, spending
+
+HELD_BYTES_MAX = 48 << 20
+"""Of requests that wait to be committed: each is there four times or so, as message, as filled in, as row, and on its way."""
+RETRY_AFTER_S = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +47,8 @@ class Creates:
         self._database = database
         self._bell = the_bell
         self._batch_max = batch_max
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: dict[str, _Waiting] = {}  # by generation, in order
+        self._held_bytes = 0
         self._work = asyncio.Event()
 
     async def known(self, *, tenant_id: str, idempotency_key: str, params_sha256: bytes) -> domain.Generation | None:
@@ -54,13 +59,22 @@ class Creates:
     async def submit(self, new: domain.New) -> domain.Generation:
         """Make it durable; returned means committed.
 
-        AlreadyExists if its key stands for other parameters, LeaseShort if the lease holds too little. Unavailable if the
-        commit's outcome is not known: the same key asks again.
+        AlreadyExists if its key stands for other parameters, LeaseShort if the lease holds too little. ResourceExhausted if
+        what waits is too long already, Unavailable if the commit's outcome is not known: the same key asks again.
         """
+        if self._held_bytes + len(new.input) > HELD_BYTES_MAX:
+            raise errors.ResourceExhausted(
+                "CREATES_BUSY", "too many requests with pictures come in at once", retry_after_s=RETRY_AFTER_S
+            )
         answer: asyncio.Future[domain.Generation] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(new, answer))
-        self._work.set()
-        return await answer
+        self._held_bytes += len(new.input)
+        try:
+            self._waiting[new.generation_id] = _Waiting(new, answer)
+            self._work.set()
+            return await answer
+        finally:
+            self._held_bytes -= len(new.input)
+            self._waiting.pop(new.generation_id, None)  # its caller has gone
 
     async def run(self) -> None:
         """Commit what waits until cancelled; whoever waits then is told to ask again."""
@@ -69,11 +83,11 @@ class Creates:
                 await self._work.wait()
                 self._work.clear()
                 while self._waiting:
-                    size = min(len(self._waiting), self._batch_max)
-                    await self._commit([self._waiting.popleft() for _ in range(size)])
+                    first = list(itertools.islice(self._waiting, self._batch_max))
+                    await self._commit([self._waiting.pop(generation_id) for generation_id in first])
         finally:
-            while self._waiting:
-                _answer(self._waiting.popleft(), errors.Unavailable("this replica is stopping"))
+            for waiting in self._waiting.values():
+                _answer(waiting, errors.Unavailable("this replica is stopping"))
 
     async def _commit(self, batch: Sequence[_Waiting]) -> None:
         wanted = [waiting for waiting in batch if not waiting.answer.done()]  # its caller may have gone
@@ -81,7 +95,7 @@ class Creates:
             async with self._database.transaction() as connection:
                 outcomes = await insert(connection, [waiting.new for waiting in wanted])
         except asyncio.CancelledError:
-            self._waiting.extendleft(wanted)
+            self._waiting |= {waiting.new.generation_id: waiting for waiting in wanted}
             raise
         except Exception as error:  # each waiting create is answered with it, or tried alone
             await self._commit_failed(wanted, error)
