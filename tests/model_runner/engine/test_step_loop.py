@@ -138,11 +138,15 @@ def test_numbers_that_are_no_picture_fail_their_generation_only(harness: Any) ->
 
 def test_a_bad_adapter_or_model_fails_before_any_step(harness: Any, tmp_path: Path) -> None:
     run = harness()
-    missing = AdapterUse(path=tmp_path / "none", digest="d", scale=1.0)
-    run.loop.accept(job("adapter", adapters=(missing,)))
+    (tmp_path / "broken").write_bytes(b"no safetensors")
+    broken = AdapterUse(path=tmp_path / "broken", digest="broken", scale=1.0)
+    lost = AdapterUse(path=tmp_path / "none", digest="lost", scale=1.0)
+    run.loop.accept(job("adapter", adapters=(broken,)))
+    run.loop.accept(job("lost", adapters=(lost,)))
     run.loop.accept(job("model", model="unknown"))
     run.run()
     assert (run.end("adapter").code, run.end("adapter").fault) == ("ADAPTER_INVALID", "request")
+    assert (run.end("lost").code, run.end("lost").fault) == ("INTERNAL", "runner")
     assert (run.end("model").code, run.end("model").fault) == ("MODEL_LOAD_FAILED", "runner")
     assert run.family.forwards == []
 
