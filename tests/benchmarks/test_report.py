@@ -26,7 +26,7 @@ def test_gpu_check_keeps_the_packages_that_were_carried_to_the_machine(
     python.write_text('#!/bin/sh\necho "$PYTHONPATH $@"\n')
     python.chmod(0o755)
     monkeypatch.setenv("PYTHONPATH", "/carried")
-    monkeypatch.delenv("MAKELEVEL", raising=False)  # under `make test` this would be a make in a make, which says where it is
+    monkeypatch.delenv("MAKELEVEL", raising=False)  # a make inside `make test` would say where it is
     made = subprocess.run(
         ["make", "gpu-check", "SUITE=kernels", f"PYTHON={python}"], cwd=ROOT, capture_output=True, text=True, check=True
     )
