@@ -10,8 +10,6 @@ import gc
 import importlib
 import os
 import signal
-import threading
-import time
 
 import click
 
@@ -21,9 +19,6 @@ _M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 _BLOCK_BYTES_MIN = 32 * 1024
 """Larger blocks are given back to the system when they are freed. Else gRPC's read buffers of 64 KiB tear holes into the heap that
 nothing fits: the scheduler's grew by 12 KiB with each generation though no object stayed, to 119 MB in half an hour instead of 13."""
-_TRIM_INTERVAL_S = 60.0
-"""A runner, on whose CPU torch makes thousands of such blocks a second, gives back what is free of its heap from time to time: half
-of 350 MB was, and it grew by up to 9 % in half an hour though what it used did not."""
 
 
 @click.command()
@@ -33,7 +28,10 @@ def serve(room: str) -> None:
     from darkroom import settings, telemetry
 
     _die_with_parent()
-    _tune_malloc(room)
+    if (
+        room != "model_runner"
+    ):  # on a CPU torch takes thousands of such blocks a second: `engine.host_memory` keeps them
+        _give_blocks_back()
     config_class = importlib.import_module(f"darkroom.{room}.config").Config
     config = settings.load(config_class)
     handle = telemetry.setup(room, config)
@@ -49,21 +47,10 @@ def _say_ready(address: str) -> None:
     click.echo(f"ready {address}")
 
 
-def _tune_malloc(room: str) -> None:
-    """Have malloc hold little more than is used, where the C library is one that can be told."""
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "malloc_trim"):
-        return
-    if room == "model_runner":
-        threading.Thread(target=_trim, args=(libc,), name="malloc-trim", daemon=True).start()
-    else:
-        libc.mallopt(_M_MMAP_THRESHOLD, _BLOCK_BYTES_MIN)
-
-
-def _trim(libc: ctypes.CDLL, interval_s: float = _TRIM_INTERVAL_S) -> None:
-    while True:
-        time.sleep(interval_s)
-        libc.malloc_trim(0)
+def _give_blocks_back() -> None:
+    """Have malloc keep no large block that was freed, where the C library is one that can be told."""
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        mallopt(_M_MMAP_THRESHOLD, _BLOCK_BYTES_MIN)
 
 
 def _die_with_parent() -> None:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from darkroom.model_runner.engine import errors, measured
+from darkroom.model_runner.engine import errors, host_memory, measured
 from darkroom.model_runner.engine.families import FAMILIES, Load
 from darkroom.model_runner.engine.job import Ended, EngineConfig, Event, Job, ModelSpec, Snapshot
 from darkroom.model_runner.engine.step_loop import StepLoop
@@ -39,6 +39,8 @@ class Engine:
         """Start the engine's thread; models are loaded when a job first needs them."""
         self._on_event = on_event
         self._device = torch.device(config.device)
+        if self._device.type == "cpu":
+            host_memory.keep()
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._keys: set[str] = set()
         self._closing = False
