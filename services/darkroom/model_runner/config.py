@@ -50,7 +50,7 @@ class Config(settings.Room):
         low=1,
     )
     step_costs_path: str = settings.field(
-        "", doc="file that keeps measured step costs between processes; empty: they are measured anew"
+        "", doc="file that keeps measured costs between processes; empty: they are measured anew"
     )
     embeddings_bytes_max: int = settings.field(256 << 20, doc="prompt embeddings kept on the device; 0: none", low=0)
     encode_threads: int = settings.field(
