@@ -26,14 +26,18 @@ def load_us(job: fleet.Job, runner: fleet.Runner) -> int:
     return 0 if job.model in runner.resident else job.model_load_us
 
 
-def ahead_us(job: fleet.Job, runner: fleet.Runner) -> int:
-    """Accelerator time that is aboard of its class and of those before it; the others give way at the next step."""
-    return sum(backlog_us for priority, backlog_us in runner.backlog_us.items() if priority <= job.priority)
+def ahead_us(priority: int, runner: fleet.Runner) -> int:
+    """Accelerator time that is there of a class and of those before it; the others give way at the next step."""
+    return sum(backlog_us for rank, backlog_us in runner.backlog_us.items() if rank <= priority)
 
 
 def completion_us(job: fleet.Job, runner: fleet.Runner) -> int:
     """Time from now until the job would be done there."""
-    return load_us(job, runner) + round((ahead_us(job, runner) + work_us(job, runner)) * slower(runner)) + job.encode_us
+    return (
+        load_us(job, runner)
+        + round((ahead_us(job.priority, runner) + work_us(job, runner)) * slower(runner))
+        + job.encode_us
+    )
 
 
 def slower(runner: fleet.Runner) -> float:

@@ -79,7 +79,7 @@ class Runner:
     step_us: Mapping[tuple[str, str], int] = field(default_factory=dict)  # one row's step by (model, shape)
     attempts: int = 0
     has_solo: bool = False
-    backlog_us: Mapping[int, int] = field(default_factory=dict)  # predicted accelerator time aboard, by priority
+    backlog_us: Mapping[int, int] = field(default_factory=dict)  # predicted accelerator time ahead there, by priority
 
 
 class FixedCost(NamedTuple):

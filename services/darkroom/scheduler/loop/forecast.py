@@ -8,7 +8,8 @@ import asyncio
 import dataclasses
 import functools
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 
 from google.protobuf import json_format
 
@@ -33,7 +34,6 @@ class Forecast:
         self._seen_within_s = config.runner_lease_s
         self._accelerators: dict[str, dict[str, fleet.Accelerator]] = {}
         self._runners: dict[str, list[fleet.Runner]] = {}
-        self._work_us: dict[tuple[str, int], int] = {}
 
     async def run(self) -> None:
         """Read again and again until cancelled."""
@@ -51,13 +51,15 @@ class Forecast:
         for row in await self._fleet.live(seen_within_s=self._seen_within_s):
             heartbeat = json_format.ParseDict(row.status.get("heartbeat", {}), pb.Heartbeat())
             product = row.registration.device.get("product", "")
+            runner = _runner(row, heartbeat)
             for model in row.registration.models:
-                runners[model].append(_runner(row, heartbeat))
+                runners[model].append(runner)
                 told = _measured(product, heartbeat, model)
                 accelerators[model][product] = _slower(told, accelerators[model].get(product, told))
         loads = await self._fleet.loads()
-        self._runners, self._accelerators = dict(runners), dict(accelerators)
-        self._work_us = {(load.model, load.priority): load.work_us for load in loads}
+        alone_us = [load._replace(work_us=load.work_us // max(len(runners.get(load.model, ())), 1)) for load in loads]
+        self._runners = {model: [_loaded(one, alone_us) for one in those] for model, those in runners.items()}
+        self._accelerators = dict(accelerators)
 
     def slowest(self, model: str) -> fleet.Accelerator:
         """What was measured of the model, each number on the slowest runner that measured it."""
@@ -74,27 +76,14 @@ class Forecast:
     def wait_us(self, model: str, priority: int) -> int | None:
         """Predicted microseconds until work accepted now would begin; None if no runner may load the model."""
         waits_us = [
-            round(self._backlog_us(one, priority) * predict.slower(one)) for one in self._runners.get(model, ())
+            round(predict.ahead_us(priority, one) * predict.slower(one)) for one in self._runners.get(model, ())
         ]
         return min(waits_us, default=None)
 
     def completion_us(self, job: fleet.Job) -> int | None:
         """Predicted microseconds until a job accepted now would be done, as placement predicts it; None if no runner may."""
-        expected_us = [
-            predict.completion_us(
-                job, dataclasses.replace(one, backlog_us={job.priority: self._backlog_us(one, job.priority)})
-            )
-            for one in self._runners.get(job.model, ())
-        ]
+        expected_us = [predict.completion_us(job, one) for one in self._runners.get(job.model, ())]
         return min(expected_us, default=None)
-
-    def _backlog_us(self, runner: fleet.Runner, priority: int) -> int:
-        """All that waits or runs in this class and those before it, each model's shared by the runners that may load it."""
-        return sum(
-            work_us // self.runners(name)
-            for (name, rank), work_us in self._work_us.items()
-            if name in runner.models and rank <= priority
-        )
 
 
 def _runner(row: fleet_store.Row, heartbeat: pb.Heartbeat) -> fleet.Runner:
@@ -106,6 +95,15 @@ def _runner(row: fleet_store.Row, heartbeat: pb.Heartbeat) -> fleet.Runner:
         foreign_utilization=row.status.get("foreign_utilization", 0.0),
         step_us=peer.step_costs(heartbeat),
     )
+
+
+def _loaded(runner: fleet.Runner, alone_us: Sequence[fleet_store.Load]) -> fleet.Runner:
+    """The runner with all that waits or runs of its models, as much of each as falls to one of those that may load it."""
+    backlog_us: Counter[int] = Counter()
+    for load in alone_us:
+        if load.model in runner.models:
+            backlog_us[load.priority] += load.work_us
+    return dataclasses.replace(runner, backlog_us=backlog_us)
 
 
 def _measured(product: str, heartbeat: pb.Heartbeat, model: str) -> fleet.Accelerator:
