@@ -79,7 +79,7 @@ def _abort(
     """Submit one generation for each of `adapters`, and cancel each when it has told of so many steps."""
     left = {str(number): steps for number, steps in enumerate(seen)}
     for number, adapter in enumerate(adapters):
-        running.submit(_job(number, steps=STEPS, adapter=adapter))
+        running.submit(_job(number, adapter))
     for key in [key for key, steps in left.items() if steps == 0]:
         running.cancel(key)
     while left:
@@ -101,8 +101,8 @@ def _held_after_one_more(
     least_bytes: int,
 ) -> int:
     """Finish one generation, so that the last batch leaves the same each time; look until no more than `least_bytes` are held."""
-    running.submit(_job(0, steps=STEPS, adapter=adapter))
-    while not isinstance(events.get(), engine_job.Finished):
+    running.submit(_job(0, adapter))
+    while engine_mixed.next_finished(events, None) is None:
         pass
     deadline_s = time.monotonic() + (SETTLES_WITHIN_S if least_bytes else 1.0)
     while (held := held_bytes(torch.device(place.device))) > least_bytes and time.monotonic() < deadline_s:
@@ -110,6 +110,6 @@ def _held_after_one_more(
     return held
 
 
-def _job(number: int, *, steps: int, adapter: engine_job.AdapterUse | None) -> engine_job.Job:
+def _job(number: int, adapter: engine_job.AdapterUse | None) -> engine_job.Job:
     prompt = "a red circle on a white background"
-    return _workload.job(_workload.Request(number, 0.0, prompt, steps, interactive=bool(number % 2), adapter=adapter))
+    return _workload.job(_workload.Request(number, 0.0, prompt, STEPS, interactive=bool(number % 2), adapter=adapter))

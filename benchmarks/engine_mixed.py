@@ -130,7 +130,9 @@ def ours(requests: Sequence[_workload.Request], place: Place) -> Served:
             now_s = time.monotonic() - started_s
             while coming and coming[0].arrival_s <= now_s:
                 running.submit(_workload.job(coming.pop(0)))
-            if (finished := _next(events, max(0.0, coming[0].arrival_s - now_s) if coming else None)) is not None:
+            if (
+                finished := next_finished(events, max(0.0, coming[0].arrival_s - now_s) if coming else None)
+            ) is not None:
                 ends_s[int(finished.job_key)] = time.monotonic() - started_s
                 _progress(len(ends_s), len(requests))
     return Served(requests, ends_s)
@@ -143,7 +145,7 @@ def pictures(requests: Sequence[_workload.Request], place: Place) -> dict[int, b
         for request in requests:
             running.submit(_workload.job(request))
         while len(made) < len(requests):
-            if (finished := _next(events, None)) is not None:
+            if (finished := next_finished(events, None)) is not None:
                 made[int(finished.job_key)] = finished.outputs[0].data
     return made
 
@@ -157,14 +159,14 @@ def started(place: Place, *, rows_live_max: int) -> Iterator[tuple[engine.Engine
     try:
         prompt = "a red circle on a white background"
         running.submit(_workload.job(_workload.Request(-1, 0.0, prompt, 1, interactive=True, adapter=None)))
-        while _next(events, None) is None:
+        while next_finished(events, None) is None:
             pass
         yield running, events
     finally:
         running.close()
 
 
-def _next(events: Events, timeout_s: float | None) -> engine_job.Finished | None:
+def next_finished(events: Events, timeout_s: float | None) -> engine_job.Finished | None:
     """The next event if it says that a picture is done; RuntimeError if one failed."""
     try:
         event = events.get(timeout=timeout_s)
