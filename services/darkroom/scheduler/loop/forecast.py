@@ -49,7 +49,9 @@ class Forecast:
         runners: dict[str, list[fleet.Runner]] = defaultdict(list)
         accelerators: dict[str, dict[str, fleet.Accelerator]] = defaultdict(dict)
         for row in await self._fleet.live(seen_within_s=self._seen_within_s):
-            heartbeat = json_format.ParseDict(row.status.get("heartbeat", {}), pb.Heartbeat())
+            heartbeat = json_format.ParseDict(
+                row.status.get("heartbeat", {}), pb.Heartbeat(), ignore_unknown_fields=True
+            )
             product = row.registration.device.get("product", "")
             runner = _runner(row, heartbeat)
             for model in row.registration.models:
