@@ -43,6 +43,8 @@ async def test_live_runners_registered_lately_and_take_work(database):
     await database.execute(
         "UPDATE runner SET seen_at = seen_at - interval '1 minute' WHERE runner_id = $1", silent.runner_id
     )
+    sick = await register(database)
+    await store.save_status({live.runner_id: {"quarantine": ""}, sick.runner_id: {"quarantine": "Xid 79"}})
     assert [row.registration.runner_id for row in await store.live(seen_within_s=5.0)] == [live.runner_id]
 
 

@@ -89,10 +89,10 @@ class Fleet:
         return [_row(row) for row in rows]
 
     async def live(self, *, seen_within_s: float) -> list[Row]:
-        """Runners that take work: registered lately, not lost, not draining."""
+        """Runners that take work: registered lately, not lost, not draining, not quarantined."""
         rows = await self._database.fetch(
             "SELECT * FROM runner WHERE lost_at IS NULL AND NOT draining"
-            " AND seen_at > clock_timestamp() - $1 * interval '1 second'",
+            " AND seen_at > clock_timestamp() - $1 * interval '1 second' AND coalesce(status ->> 'quarantine', '') = ''",
             seen_within_s,
         )
         return [_row(row) for row in rows]
