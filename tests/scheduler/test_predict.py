@@ -53,3 +53,28 @@ def test_text_decoding_and_files_come_to_the_steps():
 def test_steps_that_a_checkpoint_keeps_are_no_work(kept, accepted_us, measured_us):
     job, measured = with_(JOB, steps_kept=kept), with_(RUNNER, step_us={("m", "64x64"): 300})
     assert (predict.work_us(job, RUNNER), predict.work_us(job, measured)) == (accepted_us, measured_us)
+
+
+def test_what_is_left_of_a_work_is_its_other_steps_and_what_is_not_steps():
+    left = [predict.left_us(1_000, fixed_us=100, steps_total=9, steps_done=done) for done in (0, 3, 9, 99)]
+    assert left == [1_000, 700, 100, 100]
+    assert predict.left_us(1_000, fixed_us=100, steps_total=0, steps_done=0) == 100
+
+
+def test_what_is_aboard_is_ahead_and_its_models_are_loaded_once():
+    loads = [
+        fleet.Load("m", 2, 1_000, "run_1", 9_999),
+        fleet.Load("k", 2, 200, "run_1", 50),
+        fleet.Load("k", 3, 400, "run_1", 90),
+        fleet.Load("h", 1, 3, "run_1", 9_999),
+    ]
+    laden = predict.laden(RUNNER, loads, {"m": 500, "k": 300, "h": 500})
+    assert (laden.backlog_us, laden.loading_us) == ({1: 3, 2: 1_200, 3: 400}, 210)  # h takes longer than was guessed
+    assert laden.resident == {"m", "k", "h"}
+    assert predict.load_us(with_(JOB, model="k"), laden) == 0
+    assert predict.load_us(with_(JOB, model="l"), laden) == 700
+    assert predict.wait_us(2, laden) == 210 + 1_203
+    shared = with_(laden, foreign_utilization=0.5)
+    assert (predict.wait_us(1, shared), predict.wait_us(2, shared)) == (216, 2_616)  # a load is no steps of the device
+    assert predict.completion_us(with_(JOB, model="k"), shared) == 2_616 + 10_000
+    assert predict.laden(RUNNER, [], {}) == RUNNER

@@ -54,10 +54,11 @@ def test_a_model_without_a_runner_does_not_hold_up_another():
 
 def test_reserving_pays_for_the_load_once():
     reserved = schedule.reserve(job("g", model="k"), runner("a"))
-    assert (reserved.attempts, reserved.backlog_us) == (1, {2: 1500})
+    assert (reserved.attempts, reserved.backlog_us, reserved.loading_us) == (1, {2: 1000}, 500)
     again = schedule.reserve(job("h", model="k"), reserved)
-    assert (again.attempts, again.backlog_us) == (2, {2: 2500})
-    assert schedule.reserve(job("i", priority=1), again).backlog_us == {2: 2500, 1: 1000}
+    assert (again.attempts, again.backlog_us) == (2, {2: 2000})
+    assert again.loading_us == 500
+    assert schedule.reserve(job("i", priority=1), again).backlog_us == {2: 2000, 1: 1000}
 
 
 def test_a_suspect_gets_an_empty_runner_and_nobody_joins_it():

@@ -46,14 +46,13 @@ def plan(
 def reserve(job: fleet.Job, runner: fleet.Runner) -> fleet.Runner:
     """The runner with the job aboard."""
     backlog_us = dict(runner.backlog_us)
-    backlog_us[job.priority] = (
-        backlog_us.get(job.priority, 0) + predict.load_us(job, runner) + predict.work_us(job, runner)
-    )
+    backlog_us[job.priority] = backlog_us.get(job.priority, 0) + predict.work_us(job, runner)
     return dataclasses.replace(
         runner,
         attempts=runner.attempts + 1,
         backlog_us=backlog_us,
         has_solo=runner.has_solo or job.suspect,
+        loading_us=runner.loading_us + predict.load_us(job, runner),
         resident=runner.resident | {job.model},
     )
 

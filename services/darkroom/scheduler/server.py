@@ -56,7 +56,7 @@ async def serve(config: Config, *, ready: Callable[[str], None] | None = None) -
             models=entries,
             database=database,
             bell=bell.Bell(database, interval_s=config.bell_interval_s),
-            forecast=forecast.Forecast(database, config),
+            forecast=forecast.Forecast(database, config, entries),
             meter=books,
             prices=billing.Prices(books, cache_s=config.prices_cache_s),
             loras=loras.Loras(lora_store, service_secret=config.service_secret),

@@ -54,7 +54,7 @@ async def runner(service_secret):
 def begun(prompt="a red circle", attempt=1):
     request = generation_service_pb2.CreateGenerationRequest(image=inputs_pb2.ImageInput(prompt=prompt, steps=3))
     key = fleet.Key("gen_" + "0" * 32, 5, attempt)
-    running = fleet.Attempt(key, "ten_x", "m", "run_a", False, 5, 2)
+    running = fleet.Attempt(key, "ten_x", "m", "run_a", False, 2, 5, 0, 3, 0)
     return fleet.Begun(running, "r", request.SerializeToString(), None)
 
 

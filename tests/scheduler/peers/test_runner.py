@@ -17,7 +17,7 @@ KEY = fleet.Key("gen_1", 7, 2)
 
 def begun(deadline=None, **inputs):
     accepted = generation_service_pb2.CreateGenerationRequest(model="m", idempotency_key="secret", **inputs)
-    attempt = fleet.Attempt(KEY, "ten_1", "m", "run_1", True, 5, 3)
+    attempt = fleet.Attempt(KEY, "ten_1", "m", "run_1", True, 3, 5, 0, 3, 0)
     return fleet.Begun(attempt, "sha256:0", accepted.SerializeToString(), deadline)
 
 

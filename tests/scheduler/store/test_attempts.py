@@ -53,7 +53,8 @@ async def test_beginning_writes_the_attempt_its_event_and_its_decision(database)
     assert running["expected_finish_at"] > running["started_at"]
     assert await states(database, made.generation_id) == ["QUEUED", "RUNNING"]
     [attempt] = await attempts.Attempts(database).running(POOL)
-    assert attempt == fleet.Attempt(key, TENANT, "m", "run_a", False, 5, 2)
+    assert attempt.aboard_us > 0
+    assert attempt == fleet.Attempt(key, TENANT, "m", "run_a", False, 2, 5, 2, 7, 0, attempt.aboard_us)
 
 
 async def test_only_what_waits_can_begin(database):

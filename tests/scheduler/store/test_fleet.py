@@ -56,12 +56,26 @@ async def test_status_is_kept_for_other_replicas(database):
     assert row.status == {"attempts": 3}
 
 
-async def test_loads_add_up_what_waits_and_runs(database):
+async def test_loads_add_up_what_waits_and_what_is_aboard_each_runner(database):
     fence = await own(database)
-    made = [await make(database, work_us=5) for _ in range(2)]
+    made = [await make(database, work_us=5) for _ in range(4)]
     await make(database, model="k", work_us=7)
-    await begin(database, fence, made[0].generation_id)
-    assert set(await fleet.Fleet(database).loads()) == {("m", 2, 10), ("k", 2, 7)}
+    await begin(database, fence, *(one.generation_id for one in made[:2]))
+    *waiting, aboard = sorted(await fleet.Fleet(database).loads(), key=lambda load: load.runner_id)
+    assert set(waiting) == {("m", 2, 10, "", 0), ("k", 2, 7, "", 0)}
+    assert aboard[:4] == ("m", 2, 10, "run_a")
+    assert aboard.aboard_us > 0
+
+
+async def test_steps_that_are_done_are_no_load(database):
+    fence, work = await own(database), {"work_us": 1_100, "fixed_us": 100, "steps_total": 10}
+    running, suspended, late = [(await make(database, **work)).generation_id for _ in range(3)]
+    keys = await begin(database, fence, running, suspended, late)
+    steps = [attempts.Step(key, done, 0) for key, done in zip(keys, (8, 0, 99), strict=True)]
+    await attempts.Attempts(database).progress(steps)
+    await database.execute("UPDATE generation SET state = 'QUEUED', steps_done = 4 WHERE generation_id = $1", suspended)
+    loads = {load.runner_id: load.work_us for load in await fleet.Fleet(database).loads()}
+    assert loads == {"run_a": 300 + 100, "": 700}
 
 
 async def test_the_sweep_forgets_those_lost_long_ago(database):

@@ -69,7 +69,7 @@ class Runner:
     runner_id: str
     node: str
     models: frozenset[str]
-    resident: frozenset[str] = frozenset()
+    resident: frozenset[str] = frozenset()  # loaded, or being loaded
     memory_total_bytes: int = 0  # 0 means unknown
     memory_free_bytes: int = 0  # what other processes and loaded models leave
     draining: bool = False
@@ -80,6 +80,17 @@ class Runner:
     attempts: int = 0
     has_solo: bool = False
     backlog_us: Mapping[int, int] = field(default_factory=dict)  # predicted accelerator time ahead there, by priority
+    loading_us: int = 0  # predicted time until the models are there that are being loaded
+
+
+class Load(NamedTuple):
+    """Work of one model and class that waits, or is aboard a runner: predicted accelerator time that is left of it."""
+
+    model: str
+    priority: int
+    work_us: int
+    runner_id: str = ""  # empty: it waits
+    aboard_us: int = 0  # since the first of it came aboard
 
 
 class FixedCost(NamedTuple):
@@ -135,8 +146,12 @@ class Attempt(NamedTuple):
     model: str
     runner_id: str
     solo: bool
-    work_us: int
     priority: int
+    work_us: int  # predicted accelerator time of all its steps, at acceptance
+    fixed_us: int  # the part of it that is not its steps
+    steps_total: int
+    steps_done: int  # those that its checkpoint kept, too
+    aboard_us: int = 0  # since it began
 
 
 class Begun(NamedTuple):

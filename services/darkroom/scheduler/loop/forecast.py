@@ -7,13 +7,14 @@ waiting: what a step costs, how much work waits, when a job would be done, how m
 import asyncio
 import dataclasses
 import functools
+import itertools
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 
 from google.protobuf import json_format
 
-from darkroom import errors, postgres
+from darkroom import catalog, errors, postgres
 from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
 from darkroom.scheduler import predict
 from darkroom.scheduler.config import Config
@@ -29,9 +30,10 @@ _log = logging.getLogger(__name__)
 class Forecast:
     """The last reading; empty until `run` has read once, and kept while the database is away."""
 
-    def __init__(self, database: postgres.Database, config: Config) -> None:
+    def __init__(self, database: postgres.Database, config: Config, models: Mapping[str, catalog.ModelEntry]) -> None:
         self._fleet = fleet_store.Fleet(database)
         self._seen_within_s = config.runner_lease_s
+        self._load_us = {name: round(entry.load_s_guess * 1e6) for name, entry in models.items()}
         self._accelerators: dict[str, dict[str, fleet.Accelerator]] = {}
         self._runners: dict[str, list[fleet.Runner]] = {}
 
@@ -46,21 +48,23 @@ class Forecast:
 
     async def refresh(self) -> None:
         """Read once."""
-        runners: dict[str, list[fleet.Runner]] = defaultdict(list)
+        runners: dict[str, fleet.Runner] = {}
         accelerators: dict[str, dict[str, fleet.Accelerator]] = defaultdict(dict)
         for row in await self._fleet.live(seen_within_s=self._seen_within_s):
             heartbeat = json_format.ParseDict(
                 row.status.get("heartbeat", {}), pb.Heartbeat(), ignore_unknown_fields=True
             )
             product = row.registration.device.get("product", "")
-            runner = _runner(row, heartbeat)
+            runners[row.registration.runner_id] = _runner(row, heartbeat)
             for model in row.registration.models:
-                runners[model].append(runner)
                 told = _measured(product, heartbeat, model)
                 accelerators[model][product] = _slower(told, accelerators[model].get(product, told))
-        loads = await self._fleet.loads()
-        alone_us = [load._replace(work_us=load.work_us // max(len(runners.get(load.model, ())), 1)) for load in loads]
-        self._runners = {model: [_loaded(one, alone_us) for one in those] for model, those in runners.items()}
+        aboard: dict[str, list[fleet.Load]] = defaultdict(list)
+        for load in await self._fleet.loads():
+            aboard[load.runner_id].append(load)
+        laden = {one: predict.laden(runner, aboard[one], self._load_us) for one, runner in runners.items()}
+        _pour(aboard[""], laden)
+        self._runners = {model: [one for one in laden.values() if model in one.models] for model in accelerators}
         self._accelerators = dict(accelerators)
 
     def slowest(self, model: str) -> fleet.Accelerator:
@@ -77,9 +81,7 @@ class Forecast:
 
     def wait_us(self, model: str, priority: int) -> int | None:
         """Predicted microseconds until work accepted now would begin; None if no runner may load the model."""
-        waits_us = [
-            round(predict.ahead_us(priority, one) * predict.slower(one)) for one in self._runners.get(model, ())
-        ]
+        waits_us = [predict.wait_us(priority, one) for one in self._runners.get(model, ())]
         return min(waits_us, default=None)
 
     def completion_us(self, job: fleet.Job) -> int | None:
@@ -99,13 +101,18 @@ def _runner(row: fleet_store.Row, heartbeat: pb.Heartbeat) -> fleet.Runner:
     )
 
 
-def _loaded(runner: fleet.Runner, alone_us: Sequence[fleet_store.Load]) -> fleet.Runner:
-    """The runner with all that waits or runs of its models, as much of each as falls to one of those that may load it."""
-    backlog_us: Counter[int] = Counter()
-    for load in alone_us:
-        if load.model in runner.models:
-            backlog_us[load.priority] += load.work_us
-    return dataclasses.replace(runner, backlog_us=backlog_us)
+def _pour(waiting: Iterable[fleet.Load], runners: dict[str, fleet.Runner]) -> None:
+    """Share what waits among the runners that may load its model, most urgent first, as placement will: to whom has least ahead."""
+    for load in sorted(waiting, key=lambda load: load.priority):
+        ahead_us = {
+            one.runner_id: predict.ahead_us(load.priority, one) for one in runners.values() if load.model in one.models
+        }
+        sums_us = itertools.accumulate(sorted(ahead_us.values()))
+        level_us = min(((load.work_us + sum_us) // count for count, sum_us in enumerate(sums_us, 1)), default=0)
+        for runner_id in (one for one, its_us in ahead_us.items() if its_us < level_us):
+            backlog_us = Counter(runners[runner_id].backlog_us)
+            backlog_us[load.priority] += level_us - ahead_us[runner_id]
+            runners[runner_id] = dataclasses.replace(runners[runner_id], backlog_us=backlog_us)
 
 
 def _measured(product: str, heartbeat: pb.Heartbeat, model: str) -> fleet.Accelerator:

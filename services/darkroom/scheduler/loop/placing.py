@@ -31,6 +31,7 @@ class Placing:
             name: queue.Needs(entry.memory_bytes, round(entry.load_s_guess * 1e6))
             for name, entry in setup.catalog.items()
         }
+        self._load_us = {name: needs.load_us for name, needs in self._needs.items()}
         self._rules = place.Rules(
             filters.Limits(self._config.heartbeat_stale_s, self._config.runner_attempts_max),
             {
@@ -54,7 +55,7 @@ class Placing:
         if not placements:
             return
         works_us = {
-            one.job.generation_id: predict.work_us(one.job, views[one.decision.runner_id]) for one in placements
+            one.job.generation_id: predict.whole_us(one.job, views[one.decision.runner_id]) for one in placements
         }
         for begun in await self._tenure.begin(placements):
             work_us = works_us[begun.attempt.key.generation_id]
@@ -64,7 +65,7 @@ class Placing:
         view = link.view()
         evictable_bytes = sum(self._needs[name].memory_bytes for name in view.resident if name in self._needs)
         free_bytes = view.memory_free_bytes + evictable_bytes
-        return self._tenure.roster.load(dataclasses.replace(view, memory_free_bytes=free_bytes))
+        return self._tenure.roster.load(dataclasses.replace(view, memory_free_bytes=free_bytes), self._load_us)
 
     def _send(self, begun: fleet.Begun, link: Link, work_us: int) -> None:
         attempt = begun.attempt

@@ -189,7 +189,7 @@ class Pool:
         if aboard := self._roster.get(key):
             done = min(max(progress.steps_done, 0), max(progress.steps_total, 0))
             resumed = min(max(progress.resumed_step, 0), done)
-            aboard.share_done = (done - resumed) / max(progress.steps_total - resumed, 1)
+            aboard.steps_done = done
             remaining_us = min(max(progress.remaining_us, 0), REMAINING_US_MAX)
             self._steps[key] = attempts.Step(key, done, remaining_us, resumed)
 

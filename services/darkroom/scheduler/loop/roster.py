@@ -4,23 +4,38 @@ The pool adds attempts as it begins (or adopts) them and drops them as they end;
 database decides; this is only what saves asking it.
 """
 
-import collections
 import dataclasses
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 
+from darkroom.scheduler import predict
 from darkroom.scheduler.domain import fleet
 
 
 @dataclasses.dataclass
 class Aboard:
-    """One attempt: on which stream it was sent (0: by an owner before), and how far it is."""
+    """One attempt: on which stream it was sent (0: by an owner before), its work on its runner, and how far it is."""
 
     attempt: fleet.Attempt
     stream: int
-    work_us: int
-    share_done: float = 0.0
+    work_us: int  # of all its steps
     cancel_first_s: float | None = None  # monotonic
     cancel_last_s: float = 0.0
+    steps_done: int = dataclasses.field(init=False)
+    begun_s: float = dataclasses.field(init=False)  # monotonic
+
+    def __post_init__(self) -> None:
+        self.steps_done = self.attempt.steps_done
+        self.begun_s = time.monotonic() - self.attempt.aboard_us / 1e6
+
+    def load(self) -> fleet.Load:
+        """What is left of it."""
+        attempt = self.attempt
+        left_us = predict.left_us(
+            self.work_us, fixed_us=attempt.fixed_us, steps_total=attempt.steps_total, steps_done=self.steps_done
+        )
+        aboard_us = round((time.monotonic() - self.begun_s) * 1e6)
+        return fleet.Load(attempt.model, attempt.priority, left_us, attempt.runner_id, aboard_us)
 
 
 class Roster:
@@ -48,16 +63,11 @@ class Roster:
         """What is aboard one runner."""
         return [aboard for aboard in self._by_key.values() if aboard.attempt.runner_id == runner_id]
 
-    def load(self, runner: fleet.Runner) -> fleet.Runner:
-        """The runner with what is aboard."""
+    def load(self, runner: fleet.Runner, load_us: Mapping[str, int]) -> fleet.Runner:
+        """The runner with what is aboard; `load_us` says how long loading takes, by model."""
         aboard = self.of(runner.runner_id)
-        backlog_us: collections.Counter[int] = collections.Counter()
-        for one in aboard:
-            backlog_us[one.attempt.priority] += round(one.work_us * (1.0 - one.share_done))
         return dataclasses.replace(
-            runner,
+            predict.laden(runner, [one.load() for one in aboard], load_us),
             attempts=len(aboard),
             has_solo=any(one.attempt.solo for one in aboard),
-            backlog_us=backlog_us,
-            resident=runner.resident | {one.attempt.model for one in aboard},
         )

@@ -50,8 +50,10 @@ class Attempts:
     async def running(self, pool: str) -> list[fleet.Attempt]:
         """Everything that runs in the pool."""
         rows = await self._database.fetch(
-            "SELECT g.generation_id, g.owner_epoch, g.attempt, g.tenant_id, g.model, g.runner_id, a.solo, g.work_us,"
-            " g.priority FROM generation g JOIN attempt a USING (generation_id, attempt) WHERE g.state = 'RUNNING' AND g.pool = $1",
+            "SELECT g.generation_id, g.owner_epoch, g.attempt, g.tenant_id, g.model, g.runner_id, a.solo, g.priority,"
+            " g.work_us, g.fixed_us, g.steps_total, g.steps_done,"
+            " (extract(epoch FROM clock_timestamp() - a.started_at) * 1000000)::bigint AS aboard_us"
+            " FROM generation g JOIN attempt a USING (generation_id, attempt) WHERE g.state = 'RUNNING' AND g.pool = $1",
             pool,
         )
         return [fleet.Attempt(fleet.Key(*row[:3]), *row[3:]) for row in rows]
@@ -219,16 +221,14 @@ async def _record(
         generation.model,
         placement.decision.runner_id,
         solo,
-        generation.work_us,
         int(generation.priority),
+        generation.work_us,
+        generation.fixed_us,
+        generation.steps_total,
+        generation.steps_done,
     )
-    return fleet.Begun(
-        attempt,
-        generation.model_revision,
-        generation.input,
-        generation.deadline,
-        checkpoints.read(generation),
-    )
+    kept = checkpoints.read(generation)
+    return fleet.Begun(attempt, generation.model_revision, generation.input, generation.deadline, kept)
 
 
 def as_json(decision: fleet.Decision) -> dict[str, Any]:

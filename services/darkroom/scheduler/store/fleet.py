@@ -4,13 +4,26 @@ Runners register at any replica; the owner of a pool reads its runners here, wri
 dead. `servicer.fleet` and `loop.forecast` read it on any replica.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from darkroom import postgres
+from darkroom.scheduler.domain import fleet
 
 LOST_KEPT_S = 3600
+
+# predict.left_us
+_LEFT = "fixed_us + (work_us - fixed_us) * greatest(steps_total - steps_done, 0) / greatest(steps_total, 1)"
+_LOADS = f"""
+SELECT model, priority, sum({_LEFT})::bigint AS work_us, '' AS runner_id, 0 AS aboard_us
+FROM generation WHERE state = 'QUEUED' GROUP BY model, priority
+UNION ALL
+SELECT g.model, g.priority, sum({_LEFT})::bigint, g.runner_id,
+       (extract(epoch FROM clock_timestamp() - min(a.started_at)) * 1000000)::bigint
+FROM generation g JOIN attempt a USING (generation_id, attempt)
+WHERE g.state = 'RUNNING' GROUP BY g.model, g.priority, g.runner_id
+"""
 
 
 class Registration(NamedTuple):
@@ -33,14 +46,6 @@ class Row(NamedTuple):
     registered_at: datetime
     seen_at: datetime
     lost: bool
-
-
-class Load(NamedTuple):
-    """What waits or runs for one model and class: predicted accelerator time in all."""
-
-    model: str
-    priority: int
-    work_us: int
 
 
 class Fleet:
@@ -97,13 +102,10 @@ class Fleet:
         )
         return [_row(row) for row in rows]
 
-    async def loads(self) -> Sequence[Load]:
-        """The predicted work of all that waits or runs."""
-        rows = await self._database.fetch(
-            "SELECT model, priority, sum(work_us)::bigint AS work_us FROM generation"
-            " WHERE state IN ('QUEUED', 'RUNNING') GROUP BY model, priority"
-        )
-        return [Load(*row) for row in rows]
+    async def loads(self) -> list[fleet.Load]:
+        """What waits, and what is aboard each runner."""
+        rows = await self._database.fetch(_LOADS)
+        return [fleet.Load(*row) for row in rows]
 
     async def sweep(self) -> None:
         """Forget runners that were lost more than an hour ago."""
