@@ -1,5 +1,6 @@
 """A migrated scheduler database alone, for the stores' tests, and rows to put into it."""
 
+import contextlib
 import importlib.resources
 from collections.abc import AsyncIterator
 from typing import Any
@@ -70,3 +71,39 @@ async def make(database: postgres.Database, **fields: Any) -> domain.Generation:
         (made,) = await creates.insert(connection, [wanted])
     assert isinstance(made, domain.Generation)
     return made
+
+
+class Counted:
+    """A database whose statements are all in one transaction and avoid reading a table whole wherever an index serves."""
+
+    def __init__(self, connection: postgres.Connection, table: str) -> None:
+        self.fetch, self.fetchrow = connection.fetch, connection.fetchrow
+        self.execute = connection.execute
+        self._connection = connection
+        self._table = table
+        self._before = 0
+
+    async def begin(self) -> None:
+        await self.execute("SET LOCAL enable_seqscan = off")  # for a table of a few rows is read whole otherwise
+        self._before = await self.rows_read()
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[postgres.Connection]:
+        yield self._connection
+
+    async def rows_read(self) -> int:
+        """How many of the table's rows were read so far, found by an index or not."""
+        count = await self._connection.fetchval(
+            "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relid = $1::text::regclass",
+            self._table,
+        )
+        return int(count) - self._before
+
+
+@contextlib.asynccontextmanager
+async def counted(database: postgres.Database, table: str) -> AsyncIterator[Any]:
+    """Lend the database to statements whose reading of a table is counted."""
+    async with database.transaction() as connection:
+        lent = Counted(connection, table)
+        await lent.begin()
+        yield lent

@@ -7,7 +7,7 @@ import pytest
 from darkroom import errors, ids, postgres
 from darkroom.scheduler.domain import generation as domain
 from darkroom.scheduler.store import bell, creates
-from tests.scheduler.store.conftest import TENANT, fund, lease, new
+from tests.scheduler.store.conftest import TENANT, counted, fund, lease, new
 
 
 @pytest.fixture
@@ -107,6 +107,15 @@ async def test_what_one_lacks_fails_that_one_alone(store: creates.Creates, datab
     assert await database.fetchval("SELECT count(*) FROM generation") == 3
     assert await database.fetchval("SELECT count(*) FROM idempotency") == 3, "a refused one leaves no key behind"
     assert await lease(database) == (970, 30)
+
+
+async def test_no_create_reads_all_keys(store: creates.Creates, database: postgres.Database) -> None:
+    for _ in range(50):
+        await store.submit(new())
+    async with counted(database, "idempotency") as one:
+        outcomes = await creates.insert(one, [new(), new(estimate_nanos=10_000)])
+        assert [type(outcome) for outcome in outcomes] == [domain.Generation, creates.LeaseShort]
+        assert await one.rows_read() == 1, "the key that is free again"
 
 
 async def test_a_lease_is_never_overdrawn(store: creates.Creates, database: postgres.Database) -> None:

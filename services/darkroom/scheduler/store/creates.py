@@ -118,7 +118,8 @@ async def insert(connection: postgres.Connection, batch: Sequence[domain.New]) -
     """Insert what can be inserted in the caller's transaction; what came of each, in order."""
     won = await _claim_keys(connection, batch)
     short = await _debit(connection, [new for new in batch if new.generation_id in won])
-    await connection.execute("DELETE FROM idempotency WHERE generation_id = ANY($1::text[])", list(short))
+    if short:
+        await _free_keys(connection, [new for new in batch if new.generation_id in short])
     made = await _insert_rows(connection, [new for new in batch if new.generation_id in won - short])
     lost = [(new.tenant_id, new.idempotency_key) for new in batch if new.generation_id not in won]
     known = await _known(connection, lost) if lost else {}
@@ -154,6 +155,16 @@ async def _claim_keys(connection: postgres.Connection, batch: Sequence[domain.Ne
         [new.generation_id for new in ordered],
     )
     return {row["generation_id"] for row in rows}
+
+
+async def _free_keys(connection: postgres.Connection, batch: Sequence[domain.New]) -> None:
+    """Let keys that were claimed in vain be used again; by the primary key, for the table is long and leases are locked."""
+    await connection.execute(
+        "DELETE FROM idempotency i USING unnest($1::text[], $2::text[]) AS k(tenant_id, key)"
+        " WHERE i.tenant_id = k.tenant_id AND i.idempotency_key = k.key",
+        [new.tenant_id for new in batch],
+        [new.idempotency_key for new in batch],
+    )
 
 
 async def _debit(connection: postgres.Connection, winners: Sequence[domain.New]) -> set[str]:
