@@ -44,6 +44,7 @@ class Pool:
         self._dialler = peer.Dialler(tls=rpc.tls(self._config), credential=credential)
         self._links: dict[str, Link] = {}
         self._link_tasks: dict[str, asyncio.Task[None]] = {}
+        self._has_met = False  # until it has, nobody is dead for not being linked
         self._committing: set[fleet.Key] = set()
         self._steps: dict[fleet.Key, attempts.Step] = {}
         self._kept = kept.Kept(self._tenure)
@@ -83,7 +84,7 @@ class Pool:
     # the fleet
 
     async def _meet_runners(self) -> None:
-        if not self._due_again("meet", self._config.poll_interval_s):
+        if self._has_met and not self._due_again("meet", self._config.poll_interval_s):
             return
         for registration in await self._fleet.of_pool(self._tenure.fence.pool):
             link = self._links.get(registration.runner_id)
@@ -93,6 +94,7 @@ class Pool:
             link = Link(registration, self._tenure.fence, self._dialler, self, self._config.runner_grace_s)
             self._links[registration.runner_id] = link
             self._link_tasks[registration.runner_id] = self._tasks.create_task(link.run())
+        self._has_met = True
 
     async def _listen_for_silence(self) -> None:
         """Let silence grow; a pause of this whole process counts as two ticks, for it was not the runners that were silent."""
