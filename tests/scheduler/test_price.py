@@ -18,6 +18,10 @@ def test_never_above_the_estimate() -> None:
     assert price.charge_nanos(RATES, usage, estimate_nanos=10_000) == 10_000
 
 
+def test_a_rate_that_a_later_version_knows_is_left_out() -> None:
+    assert price.read_rates({**dataclasses.asdict(RATES), "nanos_per_later": 9}) == RATES
+
+
 def test_models_that_charge_for_used_steps_are_told(catalog_dir: Path) -> None:
     free = catalog.load(catalog_dir)[MODEL]
     charging = dataclasses.replace(free, name="strict", charge_cancelled="used_steps")

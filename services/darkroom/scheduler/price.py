@@ -4,9 +4,18 @@ Its rates (those of its acceptance) and its usage come in; the amount goes out, 
 spending lease and billing_meter computes again from the same numbers.
 """
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from darkroom import catalog, pricing
+
+_RATES = frozenset(field.name for field in dataclasses.fields(pricing.Rates))
+
+
+def read_rates(stored: Mapping[str, Any]) -> pricing.Rates:
+    """Read the rates of a row; one that a later version knows is left out."""
+    return pricing.Rates(**{name: value for name, value in stored.items() if name in _RATES})
 
 
 def charge_nanos(rates: pricing.Rates, usage: pricing.Quantities, *, estimate_nanos: int) -> int:

@@ -5,6 +5,7 @@ from darkroom import errors, ids, rpc
 from darkroom.api.scheduler.v1 import fleet_service_pb2 as pb
 from darkroom.api.scheduler.v1 import fleet_service_pb2_grpc
 from darkroom.api.types.v1 import device_pb2
+from darkroom.scheduler.store import fleet as store
 from tests.scheduler import stage
 from tests.scheduler.conftest import MODEL, eventually
 
@@ -76,6 +77,17 @@ async def test_operators_see_the_fleet_as_placement_sees_it(room):
         assert shown.seen_at.ToDatetime() >= shown.registered_at.ToDatetime()
         runner.behaviour.healthy = False
         await eventually(lambda: _is(room, pb.RUNNER_STATE_QUARANTINED))
+
+
+async def test_what_a_later_replica_publishes_besides_is_left_out(idle_room):
+    await idle_room.start(stream_grace_s=60.0)  # nobody answers at its address
+    wanted = request()
+    await idle_room.fleet().RegisterRunner(wanted)
+    status = {"heartbeat": {"resident_models": ["a"], "later": {"x": 1}, "sample": {"later": 1}}}
+    await store.Fleet(idle_room.database).save_status({wanted.runner_id: status})
+    await idle_room.database.execute("UPDATE runner SET device = jsonb_set(device, '{later}', '1')")
+    [shown] = (await operator(idle_room).ListRunners(pb.ListRunnersRequest())).runners
+    assert (list(shown.resident_models), shown.device.product) == (["a"], "NVIDIA H200")
 
 
 async def test_a_draining_runner_is_shown_so(room):

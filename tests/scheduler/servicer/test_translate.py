@@ -44,6 +44,18 @@ def test_every_part_of_a_finished_one_is_told() -> None:
     assert (told.estimate.nanos, told.runner_id) == (11, "run_1")
 
 
+def test_what_a_later_version_keeps_besides_is_left_out() -> None:
+    noun = test_history.generation(
+        artifacts=[{"media_id": "med_1", "quality": "QUALITY_TIER_LATER", "later": 1}],
+        usage={"steps": 10, "later": 1},
+        stages={"queued_us": 3, "later_us": 1},
+        error={"reason": "POISONED", "message": "m", "retryable": False, "later": "x"},
+    )
+    told = translate.generation(noun)
+    assert (told.artifacts[0].media_id, told.usage.steps, told.stages.queued_us) == ("med_1", 10, 3)
+    assert told.error.reason == "POISONED"
+
+
 def test_pictures_that_came_inline_are_told_without_their_bytes() -> None:
     asked = conftest.request()
     asked.image.source_image.inline = asked.image.mask_image.inline = bytes(250_000)

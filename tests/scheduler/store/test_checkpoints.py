@@ -37,6 +37,13 @@ async def test_the_newest_is_kept_and_the_others_may_go(database):
     assert await discarded(database) == {"med_2", "med_1"}
 
 
+async def test_what_a_later_version_counts_besides_is_left_out(database):
+    [key] = await begin(database, await own(database), (await make(database)).generation_id)
+    later = at(key, 3)._replace(usage={**USED, "later": 1})
+    await checkpoints.Checkpoints(database).keep(later)
+    assert checkpoints.read(await kept(database, key)) == at(key, 3)
+
+
 async def test_one_that_is_told_again_stays(database):
     fence = await own(database)
     [key] = await begin(database, fence, (await make(database)).generation_id)

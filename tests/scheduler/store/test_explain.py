@@ -22,6 +22,14 @@ async def test_decisions_are_told_in_order_with_why_the_attempt_before_ended(dat
     assert two.decided_at.ToDatetime() > one.decided_at.ToDatetime()
 
 
+async def test_what_a_later_version_notes_of_a_candidate_is_left_out(database):
+    made = await make(database)
+    await begin(database, await own(database), made.generation_id)
+    await database.execute("UPDATE attempt SET decision = jsonb_set(decision, '{candidates,0,later}', '1')")
+    [told] = await explain.Explain(database, seen_within_s=5.0).decisions(made.generation_id)
+    assert [one.node for one in told.candidates] == ["node-a"]
+
+
 async def reason(database, generation_id):
     return await explain.Explain(database, seen_within_s=5.0).waiting_reason(generation_id)
 

@@ -67,8 +67,7 @@ def cancelled(usage: pricing.Quantities, *, charging: Collection[str]) -> Ending
 
 
 def _charge(generation: domain.Generation, used: pricing.Quantities) -> int:
-    rates = pricing.Rates(**generation.rates)
-    return price.charge_nanos(rates, used, estimate_nanos=generation.estimate_nanos)
+    return price.charge_nanos(price.read_rates(generation.rates), used, estimate_nanos=generation.estimate_nanos)
 
 
 def _clean(fields: dict[str, Any]) -> dict[str, Any]:

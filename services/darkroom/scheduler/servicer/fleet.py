@@ -78,7 +78,9 @@ def _check(request: pb.RegisterRunnerRequest) -> None:
 
 def _runner(row: store.Row) -> pb.Runner:
     registration, status = row.registration, row.status
-    heartbeat = json_format.ParseDict(status.get("heartbeat", {}), runner_service_pb2.Heartbeat())
+    heartbeat = json_format.ParseDict(
+        status.get("heartbeat", {}), runner_service_pb2.Heartbeat(), ignore_unknown_fields=True
+    )
     runner = pb.Runner(
         runner_id=registration.runner_id,
         pool=registration.pool,
@@ -91,7 +93,7 @@ def _runner(row: store.Row) -> pb.Runner:
         sample=heartbeat.sample,
         foreign_utilization=status.get("foreign_utilization", 0.0),
     )
-    json_format.ParseDict(registration.device, runner.device)
+    json_format.ParseDict(registration.device, runner.device, ignore_unknown_fields=True)
     runner.registered_at.FromDatetime(row.registered_at)
     runner.seen_at.FromDatetime(row.seen_at)
     return runner

@@ -2,8 +2,9 @@
 
 import datetime
 from collections.abc import Mapping
+from typing import Any, TypeVar
 
-from google.protobuf import json_format, struct_pb2, timestamp_pb2
+from google.protobuf import json_format, message, struct_pb2, timestamp_pb2
 
 from darkroom import catalog, pricing
 from darkroom.api.scheduler.v1 import generation_pb2, generation_service_pb2, model_service_pb2
@@ -11,6 +12,7 @@ from darkroom.api.types.v1 import inputs_pb2, media_pb2, money_pb2
 from darkroom.scheduler import asked
 from darkroom.scheduler.domain import generation as domain
 
+_Message = TypeVar("_Message", bound=message.Message)
 _KINDS = {
     "image": model_service_pb2.MODEL_KIND_IMAGE,
     "video": model_service_pb2.MODEL_KIND_VIDEO,
@@ -40,11 +42,11 @@ def generation(noun: domain.Generation) -> generation_pb2.Generation:
         steps_done=noun.steps_done,
         steps_total=noun.steps_total,
         expected_finish_at=_timestamp(noun.expected_finish_at),
-        artifacts=[json_format.ParseDict(artifact, media_pb2.Artifact()) for artifact in noun.artifacts],
-        error=generation_pb2.GenerationError(**noun.error) if noun.error else None,
-        usage=money_pb2.Usage(**noun.usage) if noun.usage else None,
+        artifacts=[_read(artifact, media_pb2.Artifact()) for artifact in noun.artifacts],
+        error=_read(noun.error, generation_pb2.GenerationError()) if noun.error else None,
+        usage=_read(noun.usage, money_pb2.Usage()) if noun.usage else None,
         estimate=money_pb2.Money(currency=noun.currency, nanos=noun.estimate_nanos),
-        stages=generation_pb2.StageTimes(**noun.stages) if noun.stages else None,
+        stages=_read(noun.stages, generation_pb2.StageTimes()) if noun.stages else None,
         sequence=noun.sequence,
         runner_id=noun.runner_id or "",
         resumed_step=noun.resumed_step,
@@ -56,6 +58,11 @@ def generation(noun: domain.Generation) -> generation_pb2.Generation:
         _shorten(wanted)  # before it is copied: what was once in a message stays in its memory as long as that lives
         getattr(message, given).CopyFrom(wanted)
     return message
+
+
+def _read(stored: dict[str, Any], into: _Message) -> _Message:
+    """Fill in what a row keeps as JSON; fields that a later version has added are left out."""
+    return json_format.ParseDict(stored, into, ignore_unknown_fields=True)
 
 
 def _shorten(wanted: asked.Media) -> None:

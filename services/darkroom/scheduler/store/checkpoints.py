@@ -4,12 +4,15 @@ The owner of a pool `keep`s what its runners tell, fenced by the attempt's key; 
 superseded, or whose generation has ended, is `discard`ed here and deleted from media_store by `loop.sweep`.
 """
 
+import dataclasses
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from darkroom import postgres
+from darkroom import postgres, pricing
 from darkroom.scheduler.domain import fleet
 from darkroom.scheduler.domain import generation as domain
+
+_QUANTITIES = frozenset(field.name for field in dataclasses.fields(pricing.Quantities))
 
 
 class Discarded(NamedTuple):
@@ -21,6 +24,7 @@ class Discarded(NamedTuple):
 
 
 def read(generation: domain.Generation) -> fleet.Checkpoint | None:
+    """Read the column; what a later version counts besides is left out."""
     """Where the generation can be gone on with; None means from its start."""
     return _read(generation.checkpoint)
 
@@ -92,4 +96,7 @@ def _order(checkpoint: fleet.Checkpoint) -> tuple[int, int]:
 
 
 def _read(column: dict[str, Any] | None) -> fleet.Checkpoint | None:
-    return None if column is None else fleet.Checkpoint(**{**column, "key": fleet.Key(*column["key"])})
+    if column is None:
+        return None
+    used = {name: value for name, value in column["usage"].items() if name in _QUANTITIES}
+    return fleet.Checkpoint(fleet.Key(*column["key"]), column["media_id"], column["step"], used)

@@ -4,6 +4,8 @@ The servicer, which has checked whose generation it is, asks with its id; the de
 proto has them. Nothing of another tenant's is in them: other work shows only as time and as counts of runners.
 """
 
+from google.protobuf import json_format
+
 from darkroom import postgres
 from darkroom.api.scheduler.v1 import generation_service_pb2 as pb
 
@@ -47,7 +49,10 @@ def _decision(row: postgres.Row) -> pb.PlacementDecision:
         pool=row["pool"],
         runner_id=row["runner_id"],
         summary=stored["summary"],
-        candidates=[pb.PlacementCandidate(**candidate) for candidate in stored["candidates"]],
+        candidates=[
+            json_format.ParseDict(one, pb.PlacementCandidate(), ignore_unknown_fields=True)
+            for one in stored["candidates"]
+        ],
         rejections=stored["rejections"],
         previous_attempt_end=row["previous"] or "",
         resumed_step=row["resumed_step"],

@@ -66,7 +66,7 @@ def cancelled(
     if usage is None:
         return ended
     if generation.model in charging and usage.steps:
-        rates = pricing.Rates(**generation.rates)
+        rates = price.read_rates(generation.rates)
         charge_nanos = price.charge_nanos(rates, usage, estimate_nanos=generation.estimate_nanos)
         return ended._replace(usage=usage, charge_nanos=charge_nanos, free_reason="")
     return ended._replace(usage=usage)
