@@ -1,7 +1,7 @@
 import asyncio
 
 from darkroom import ids, pricing
-from darkroom.api.billing_meter.v1 import metering_service_pb2
+from darkroom.api.billing_meter.v1 import billing_service_pb2, metering_service_pb2
 from darkroom.api.types.v1 import money_pb2
 from darkroom.billing_meter.store import prices, tenants
 from tests.billing_meter.harness import MODEL, USD, Meter, usd
@@ -184,4 +184,25 @@ async def test_a_batch_of_five_hundred(meter: Meter) -> None:
     answers = await meter.record(*outcomes)
     assert [answer.generation_id for answer in answers] == [outcome.generation_id for outcome in outcomes]
     assert (await tenants.get(meter.database, tenant_id)).balance == (500 * USD, 500 * (USD - COST), 0)
+    assert await meter.violations() == {}
+
+
+async def test_what_is_free_may_be_priced_in_another_currency(meter: Meter) -> None:
+    tenant = await tenants.create(
+        meter.database, name="a tenant", currency="EUR", credit_nanos=USD, idempotency_key="first"
+    )
+    dollars = await meter.price_version_id()
+    price = billing_service_pb2.PriceVersion(model=MODEL, currency="EUR", nanos_per_image=5)
+    await meter.operator_billing.SetPrice(
+        billing_service_pb2.SetPriceRequest(price=price, idempotency_key=ids.new("req"))
+    )
+    euros = {name: money_pb2.Money(currency="EUR", nanos=5) for name in ("estimate", "amount")}
+    answers = await meter.record(
+        await meter.outcome(tenant.tenant_id, **euros),
+        await meter.outcome(tenant.tenant_id, price_version_id=dollars, estimate=usd(0)),
+        await meter.outcome(tenant.tenant_id, price_version_id=dollars, estimate=usd(0), free_reason="CANCELLED"),
+        await meter.outcome(tenant.tenant_id, price_version_id=dollars),
+    )
+    assert [answer.refusal for answer in answers] == ["", "", "", "CURRENCY_MISMATCH"]
+    assert (await tenants.get(meter.database, tenant.tenant_id)).balance == (USD - 5, 0, 0)
     assert await meter.violations() == {}

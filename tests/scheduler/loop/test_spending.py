@@ -1,7 +1,9 @@
-from darkroom import errors, ids
+from darkroom import errors, ids, tokens
 from darkroom.api.billing_meter.v1 import billing_service_pb2
 from darkroom.api.scheduler.v1 import generation_service_pb2 as pb
 from darkroom.scheduler.domain import spending as money
+from darkroom.scheduler.loop.spending import Funds
+from darkroom.scheduler.peers import billing
 from darkroom.scheduler.store import spending
 from tests.scheduler.conftest import ESTIMATE_NANOS, USD, Room, Tenant, eventually, refusal
 
@@ -89,3 +91,20 @@ async def test_while_the_meter_is_away_only_the_lease_is_spent(room: Room, tenan
         "UPDATE spending_lease SET granted_nanos = granted_nanos - remaining_nanos, remaining_nanos = 0"
     )
     assert isinstance(await refusal(tenant.create()), errors.Unavailable)
+
+
+async def test_an_account_of_another_currency_is_told_so_at_its_first_create(room: Room) -> None:
+    tenant = await room.tenant(credit_nanos=0)
+    await room.database.execute(
+        "UPDATE billing_meter.tenant SET currency = 'EUR' WHERE tenant_id = $1", tenant.tenant_id
+    )
+    refused = await refusal(tenant.create())
+    assert (type(refused), refused.reason) == (errors.FailedPrecondition, "CURRENCY_MISMATCH")
+
+
+async def test_for_what_is_free_no_money_is_set_aside(room: Room, tenant: Tenant) -> None:
+    channel = room.channel(room.billing_address, tokens.ServiceCredential(room.service_secret, "scheduler"))
+    funds = Funds(spending.Spending(room.database), billing.Billing(channel), room.config())
+    funds.used(tenant.tenant_id, currency="EUR", nanos=0)
+    await funds._top_up_all()
+    assert await room.database.fetchval("SELECT count(*) FROM spending_grant") == 0

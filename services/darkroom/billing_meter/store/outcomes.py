@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
-from darkroom import errors, ids, postgres, pricing
+from darkroom import errors, ids, money, postgres, pricing
 from darkroom.billing_meter import domain, ledger, price
 from darkroom.billing_meter.store import charges, prices
 from darkroom.billing_meter.store import ledger as ledger_store
@@ -36,8 +36,7 @@ async def record(database: postgres.Database, outcomes: Sequence[domain.Outcome]
     payable = [(outcome, assessment) for outcome, assessment in assessed if not assessment.refusal]
     for tenant_id in sorted({outcome.tenant_id for outcome, _ in payable}):
         own = {payload_sha256(each[0]): each for each in payable if each[0].tenant_id == tenant_id}
-        refusal = await _record_tenant(database, tenant_id, own)
-        refusals.update((payload, refusal) for payload in own)
+        refusals.update(await _record_tenant(database, tenant_id, own))
     stored = await charges.by_generations(database, [outcome.generation_id for outcome in outcomes])
     return [_result(outcome, stored.get(outcome.generation_id), refusals) for outcome in outcomes]
 
@@ -49,20 +48,24 @@ def payload_sha256(outcome: domain.Outcome) -> bytes:
 
 async def _record_tenant(
     database: postgres.Database, tenant_id: str, own: Mapping[bytes, tuple[domain.Outcome, price.Assessment]]
-) -> str:
-    """Write one tenant's outcomes, all or none; why not, or an empty text."""
+) -> dict[bytes, str]:
+    """Write one tenant's outcomes, all or none but those refused here; why, by payload."""
     async with database.transaction() as connection:
         try:
             tenant = await ledger_store.lock(connection, tenant_id)
         except errors.NotFound:
-            return "TENANT_NOT_FOUND"
-        if {outcome.estimate.currency for outcome, _ in own.values()} != {tenant.currency}:
-            return "CURRENCY_MISMATCH"
-        events = [_event(outcome, payload) for payload, (outcome, _) in own.items()]
+            return dict.fromkeys(own, "TENANT_NOT_FOUND")
+        foreign = {payload for payload, (outcome, _) in own.items() if _is_foreign(outcome.estimate, tenant)}
+        events = [_event(outcome, payload) for payload, (outcome, _) in own.items() if payload not in foreign]
         rows = await connection.fetch(_INSERT_EVENTS, sorted(events, key=lambda event: str(event["generation_id"])))
         new = [own[row["payload_sha256"]] for row in rows]
         await _charge(connection, tenant, [each for each in new if not each[0].free_reason])
-    return ""
+    return dict.fromkeys(foreign, "CURRENCY_MISMATCH")
+
+
+def _is_foreign(estimate: money.Money, tenant: ledger_store.Locked) -> bool:
+    """Whether it is money that the tenant's account cannot hold; what cannot cost anything may be priced in any currency."""
+    return estimate.nanos > 0 and estimate.currency != tenant.currency
 
 
 async def _charge(

@@ -43,6 +43,8 @@ class Funds:
 
     def used(self, tenant_id: str, *, currency: str, nanos: int) -> None:
         """Note a debit, so that the lease is topped up before it is empty."""
+        if not nanos:
+            return  # a free model needs no lease, and may be priced in another currency
         now_s = time.monotonic()
         self._uses[tenant_id] = _Use(currency, self._lately(tenant_id, now_s) + nanos, now_s)
 
@@ -127,6 +129,8 @@ class Funds:
             granted_nanos = await self._meter.grant(asked)
         except (errors.FailedPrecondition, errors.InvalidArgument, errors.NotFound) as error:
             await self._store.refuse(asked)
+            if error.reason == "CURRENCY_MISMATCH":
+                raise
             raise errors.FailedPrecondition("INSUFFICIENT_FUNDS", "the tenant's account does not cover it") from error
         await self._store.apply(asked, granted_nanos=granted_nanos)
 
