@@ -71,7 +71,12 @@ class Config(settings.Room):
     cancel_grace_s: float = settings.field(
         5.0, doc="a runner that ignores a cancel for this long is overruled", low=0.1
     )
-    capability_s: float = settings.field(3600.0, doc="life of an attempt's credential", low=60, high=86400)
+    capability_s: float = settings.field(
+        86400.0,
+        doc="life of an attempt's credential: what it makes is stored with it, after its turn was waited for aboard",
+        low=60,
+        high=86400,
+    )
     weight_time: float = settings.field(0.6, doc="weight of the predicted completion time", low=0, high=1000)
     weight_unshared: float = settings.field(
         0.15, doc="weight of the share of the device left by others", low=0, high=1000

@@ -1,3 +1,5 @@
+import jwt
+
 from darkroom import tokens
 from darkroom.scheduler.loop import placing
 from tests.scheduler import stage
@@ -12,6 +14,8 @@ async def test_an_attempt_carries_a_capability_for_its_tenants_adapters_and_medi
         principal = tokens.verify(room.service_secret, assign.capability)
         assert (principal.tenant_id, principal.generation_id) == (tenant.tenant_id, made.generation_id)
         assert principal.scopes == frozenset(placing.CAPABILITY_SCOPES)
+        claims = jwt.decode(assign.capability, options={"verify_signature": False})
+        assert round(claims["exp"] - claims["iat"]) == 86_400  # sixteen long videos aboard take more than an hour
 
 
 async def test_equal_runners_share_what_comes_at_once(room, tenant):
