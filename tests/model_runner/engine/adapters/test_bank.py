@@ -152,3 +152,16 @@ def test_the_longest_unused_leaves_and_comes_back(write: Any) -> None:
     assert tuple(keeper.resident) == ("c", "b")
     with keeper.applied([[uses["c"]]]):
         assert tuple(keeper.resident) == ("b", "c")
+
+
+@torch.inference_mode()
+def test_a_batch_that_goes_on_reads_nothing_though_it_has_more_adapters_than_stay(write: Any) -> None:
+    denoiser, x = lora.Denoiser(), torch.randn(3, 6, 4, 4)
+    uses = [write(str(seed), lora.pairs(seed)) for seed in range(3)]
+    keeper = bank(denoiser, resident_max=2)
+    with keeper.applied([[use] for use in uses]):
+        first = denoiser(x)
+    for use in uses:
+        use.path.unlink()
+    with keeper.applied([[use] for use in uses]):
+        assert torch.equal(denoiser(x), first)

@@ -67,10 +67,13 @@ class Bank:
             yield
 
     def _join(self, one: _Set, row: Sequence[AdapterUse]) -> pairs.Adapter:
-        """Return a set's adapters as one; those of the batch before are kept."""
-        adapters = {use.digest: self.get(use) for use in row}
+        """Return a set's adapters as one; those of the batch before are kept, though there were more than stay resident."""
         if one in self._joined:
+            for digest, _ in one:
+                if digest in self._resident:
+                    self._resident.move_to_end(digest)
             return self._joined[one]
+        adapters = {use.digest: self.get(use) for use in row}
         parts: dict[str, list[tuple[low_rank.Pair, float]]] = collections.defaultdict(list)
         for digest, scale in one:
             for module, pair in adapters[digest].items():
