@@ -60,3 +60,19 @@ def test_what_is_to_stay_in_float32_stays() -> None:
         "rope": torch.float32,
         "index": torch.int64,
     }
+
+
+def test_a_copy_shares_what_it_does_not_hold_in_fewer_bits() -> None:
+    class Tied(torch.nn.Module):
+        _keep_in_fp32_modules = ("kept",)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.kept, self.one, self.other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+            self.other.weight = self.one.weight
+
+    original = Tied()
+    copied = quantize.lighter(original)
+    assert copied.kept.weight is original.kept.weight
+    assert copied.one.weight is copied.other.weight
+    assert (copied.one.weight.dtype, original.one.weight.dtype) == (torch.bfloat16, torch.float32)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from darkroom.model_runner.engine import samplers
-from darkroom.model_runner.engine.state import BatchKey, Predictions, State
+from darkroom.model_runner.engine.state import BatchKey, Cached, Predictions, State
 from darkroom.model_runner.engine.step_cache import StepCache, keep
 
 TOKENS, CHANNELS = 6, 8
@@ -243,3 +243,11 @@ def test_other_transformers_reuse_too(make: object, call: object) -> None:
             rows = keep(rows, predictions)
         assert [row.cached_steps for row in rows] == [1, 1]
         assert torch.allclose(predictions.positive, call(model, rows), atol=1e-5)
+
+
+def test_nothing_is_kept_behind_the_last_step(denoiser: Denoiser) -> None:
+    (row,) = run(StepCache(denoiser.model), denoiser, [state(1)], [0.0], 2)
+    assert row.cache
+    last = dataclasses.replace(row, step=row.steps_total)
+    (done,) = keep([last], Predictions(torch.zeros(1), None, (Cached(row.cache, True),)))
+    assert (done.cache, done.cached_steps) == ({}, row.cached_steps + 1)

@@ -138,11 +138,15 @@ class StepCache:
 
 
 def keep(states: Sequence[State], predictions: Predictions) -> list[State]:
-    """Return the stepped states with what their next step needs of this one."""
+    """Return the stepped states with what their next step, if there is one, needs of this one."""
     if not predictions.caches:
         return list(states)
     return [
-        dataclasses.replace(state, cache=cached.tensors, cached_steps=state.cached_steps + cached.is_reused)
+        dataclasses.replace(
+            state,
+            cache=cached.tensors if state.step < state.steps_total else {},
+            cached_steps=state.cached_steps + cached.is_reused,
+        )
         for state, cached in zip(states, predictions.caches, strict=True)
     ]
 

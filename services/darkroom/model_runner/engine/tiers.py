@@ -25,10 +25,10 @@ class Tiers:
 
     def __init__(self, denoiser: nn.Module) -> None:
         self._denoiser = denoiser
-        self._lighter: nn.Module | None = None  # made when the first generation asks for it
+        self._lighter: nn.Module | None = None  # made for the first generation that asks for it
         self._cache = step_cache.StepCache(denoiser)
-        weights = next(denoiser.parameters())
-        self._has_lighter = quantize.is_possible(weights.device, weights.dtype)
+        weights = next(denoiser.parameters(), None)
+        self._has_lighter = weights is not None and quantize.is_possible(weights.device, weights.dtype)
 
     def granted(self, job: Job) -> Tier:
         """Return the tier in which this model makes the job here."""
@@ -37,6 +37,14 @@ class Tiers:
         if job.tier == "DRAFT" and self._cache.is_supported:
             return "DRAFT"
         return "LOSSLESS"
+
+    def lacks(self, jobs: Sequence[Job]) -> bool:
+        """Whether something must be made, by `complete`, before the steps of these jobs."""
+        return self._lighter is None and any(self.granted(job) == "HIGH" for job in jobs)
+
+    def complete(self) -> None:
+        """Make it: the lighter copy, from weights that are on the device."""
+        self._light()
 
     def denoise(self, states: Sequence[State], forward: Forward) -> Predictions:
         """Predict for states with equal batch keys, through the denoiser of their tier."""

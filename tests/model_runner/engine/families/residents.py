@@ -56,6 +56,14 @@ def run(model: Family, states: list[State], *, arrivals: Sequence[int] = ()) -> 
 
 
 @torch.inference_mode()
+def step(model: Family, job: Job) -> State:
+    """Return a job's only row after its first step."""
+    ((state,),) = model.prepare([job])
+    (moved,) = model.advance([state], model.denoise([state]))
+    return moved
+
+
+@torch.inference_mode()
 def develop(model: Family, *jobs: Job, arrivals: Sequence[int] = ()) -> list[State]:
     """Return all rows of jobs, whose pictures were read before, after their steps, made in one batch."""
     read = [dataclasses.replace(job, **reading.read(job, model.sizing)) for job in jobs]

@@ -180,8 +180,9 @@ def test_leaves_its_device_and_returns_with_every_bit(models: Any, video: Any, n
 
 def test_a_draft_keeps_its_cache_and_two_transformers_make_none(models: Any, pipelines: Any, video: Any) -> None:
     job = video("text", steps=6, tier="DRAFT")
+    begun = residents.step(models["text"], job)
+    assert (begun.tier, set(begun.cache)) == ("DRAFT", {"first", "rest", "spent", "drift"})
     (state,) = residents.develop(models["text"], job)
-    assert (state.tier, set(state.cache)) == ("DRAFT", {"first", "rest", "spent", "drift"})
     assert residents.distance(state.latents, reference(pipelines["text"], job)) < 1.0
     ((both,),) = models["two"].prepare([video("two", tier="DRAFT")])
     assert both.tier == "LOSSLESS"

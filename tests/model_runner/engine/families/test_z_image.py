@@ -252,7 +252,7 @@ def test_computes_in_the_dtype_it_is_told(spec: ModelSpec, model: Any, job: Any)
 
 
 def test_rows_of_a_draft_skip_blocks_as_they_would_alone(model: Any, job: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(model._tiers._cache, "_threshold", 2.0)  # random weights change a lot from step to step
+    monkeypatch.setattr(model.tiers._cache, "_threshold", 2.0)  # random weights change a lot from step to step
     jobs = [
         job("1", tier="DRAFT", steps=9, guidance_scale=1.0, prompt="red", negative_prompt=LONG),
         job("2", tier="DRAFT", steps=5, guidance_scale=2.0, prompt=LONG),

@@ -115,7 +115,7 @@ def paints_through_the_engine(subject: Subject, spec: ModelSpec, record: Any) ->
 
 def tiers_are_told(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     """HIGH runs the lighter copy, in batches of its own; a UNet is no row of blocks to skip, so there is no DRAFT."""
-    monkeypatch.setattr(subject.model._tiers, "_has_lighter", True)
+    monkeypatch.setattr(subject.model.tiers, "_has_lighter", True)
     jobs = [subject.make_job(tier, tier=tier, sampler="euler") for tier in ("LOSSLESS", "HIGH", "DRAFT")]
     with torch.inference_mode():
         (exact,), (high,), (draft,) = subject.model.prepare(jobs)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from darkroom.model_runner.engine import adapters, embeddings, pictures
+from darkroom.model_runner.engine import adapters, embeddings, pictures, tiers
 from darkroom.model_runner.engine.job import Job, Medium, ModelSpec
 from darkroom.model_runner.engine.state import Predictions, State
 
@@ -23,6 +23,8 @@ class Family(Protocol):
     medium: Medium
     bank: adapters.Bank
     """The LoRAs resident for it; the loop has a job's loaded before `prepare`."""
+    tiers: tiers.Tiers
+    """Its quality tiers; the loop has what a job's needs made before `prepare`."""
     sizing: pictures.Sizing
     """In what size `prepare` wants pictures; called on other threads, even when the model has left meanwhile."""
 

@@ -70,7 +70,7 @@ class Flux:
         self._guidance: Guidance = spec.guidance
         self._kind = kind
         self._pipeline = pipeline
-        self._tiers = tiers.Tiers(pipeline.transformer.eval())
+        self.tiers = tiers.Tiers(pipeline.transformer.eval())
         self._latents = flux_latents.Latents(pipeline)
         self.sizing = self._latents.sizing(kind)
         self._device: torch.device = pipeline.transformer.device
@@ -90,7 +90,7 @@ class Flux:
         plan = self._plan(job).after(flux_latents.first_step(job, task))
         if self._guidance == "embedded":
             text["guidance"] = torch.tensor(job.guidance_scale, device=self._device)
-        tier = self._tiers.granted(job)
+        tier = self.tiers.granted(job)
         states = []
         for seed in job.seeds:
             generator = torch.Generator("cpu").manual_seed(seed)
@@ -120,7 +120,7 @@ class Flux:
 
     def denoise(self, states: Sequence[State]) -> Predictions:
         """Predict as the rows' tier has it."""
-        return self._tiers.denoise(states, self._forward)
+        return self.tiers.denoise(states, self._forward)
 
     def _forward(self, transformer: nn.Module, states: Sequence[State]) -> Predictions:
         """One forward over [rows, tokens, channels]; a guided batch stacks its negative prompts below its prompts."""
@@ -152,7 +152,7 @@ class Flux:
 
     def release(self) -> Sequence[object]:
         """Let go of tier HIGH's copy; the rest are the pipeline's parts."""
-        self._tiers.release()
+        self.tiers.release()
         return list(self._pipeline.components.values())
 
     def _inputs(self, states: Sequence[State]) -> Tensor:

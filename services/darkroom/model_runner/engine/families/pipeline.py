@@ -9,7 +9,6 @@ be saved: most of it is the pipeline's local variables.
 import copy
 import dataclasses
 import inspect
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from darkroom.model_runner.engine import adapters, embeddings, errors, pictures, samplers, stepwise, tiers
+from darkroom.model_runner.engine import adapters, embeddings, errors, pictures, samplers, stepwise, tiers, twins
 from darkroom.model_runner.engine.job import Job, ModelSpec, Picture, Tier
 from darkroom.model_runner.engine.state import BatchKey, Predictions, State
 
@@ -77,6 +76,7 @@ class Pipeline:
         self.bank = adapters.Bank(
             nn.Module(), resident_max=1
         )  # so every LoRA is refused: their names differ by pipeline
+        self.tiers = tiers.Tiers(nn.Module())  # a copy in fewer bits, of what, is not known; drafts are diffusers' own
         self.sizing: pictures.Sizing = pictures.as_sent
         self._spec = spec
         self._pipeline = pipeline
@@ -156,7 +156,7 @@ class Pipeline:
         if (scheduler := getattr(own, "scheduler", None)) is not None:
             own.scheduler = type(scheduler).from_config(scheduler.config)
         if tier == "DRAFT":
-            own.transformer = _twin(own.transformer)
+            own.transformer = twins.twin(own.transformer)
             own.transformer.enable_cache(diffusers.FirstBlockCacheConfig(threshold=_DRAFT_THRESHOLD))
         return own
 
@@ -200,9 +200,3 @@ class Pipeline:
         picture = pictures.read(file, field=field)
         sized = "height" in self._parameters or not job.width
         return picture if sized else picture.resize((job.width, job.height))
-
-
-def _twin(module: nn.Module) -> Any:
-    """Return a module with the same tensors and hooks of its own: a cache's memory hangs on hooks."""
-    tensors = itertools.chain(module.parameters(), module.buffers())
-    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})

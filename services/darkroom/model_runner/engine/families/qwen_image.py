@@ -59,7 +59,7 @@ class QwenImage:
     ) -> None:
         self._guidance: Guidance = spec.guidance
         self._pipeline = pipeline
-        self._tiers = tiers.Tiers(pipeline.transformer.eval())
+        self.tiers = tiers.Tiers(pipeline.transformer.eval())
         self._vae = pipeline.vae.eval()
         self._device: torch.device = pipeline.transformer.device
         self._embeddings = embeddings
@@ -75,7 +75,7 @@ class QwenImage:
 
     def denoise(self, states: Sequence[State]) -> Predictions:
         """Predict as the rows' tier has it."""
-        return self._tiers.denoise(states, self._forward)
+        return self.tiers.denoise(states, self._forward)
 
     def _forward(self, transformer: nn.Module, states: Sequence[State]) -> Predictions:
         """One forward over [rows, tokens, channels]; a guided batch stacks its negative prompts below its prompts."""
@@ -116,7 +116,7 @@ class QwenImage:
 
     def release(self) -> Sequence[object]:
         """Let go of tier HIGH's copy; the rest are the pipeline's parts."""
-        self._tiers.release()
+        self.tiers.release()
         return list(self._pipeline.components.values())
 
     @property
@@ -150,7 +150,7 @@ class QwenImage:
             picture = pictures.read(job.source_image, field="source_image")
             pixels = pictures.pixels(picture, width=job.width, height=job.height)
             source = self._vae.encode(pixels[:, :, None].to(self._device, self._vae.dtype)).latent_dist
-        tier = self._tiers.granted(job)
+        tier = self.tiers.granted(job)
         key = BatchKey(
             job.model,
             "text",

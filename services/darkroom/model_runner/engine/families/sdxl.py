@@ -67,7 +67,7 @@ class Sdxl:
     ) -> None:
         self._guidance: Guidance = spec.guidance
         self._pipeline = pipeline
-        self._tiers = tiers.Tiers(pipeline.unet.eval())
+        self.tiers = tiers.Tiers(pipeline.unet.eval())
         self._latents = unet_latents.Latents(pipeline, STRENGTHS)
         self._device: torch.device = pipeline.unet.device
         self._embeddings = embeddings
@@ -82,7 +82,7 @@ class Sdxl:
 
     def denoise(self, states: Sequence[State]) -> Predictions:
         """Predict as the rows' tier has it."""
-        return self._tiers.denoise(states, self._forward)
+        return self.tiers.denoise(states, self._forward)
 
     def _forward(self, unet: nn.Module, states: Sequence[State]) -> Predictions:
         """One forward over [rows, channels, rows, columns]; a guided batch stacks negative prompts below prompts."""
@@ -112,7 +112,7 @@ class Sdxl:
 
     def release(self) -> Sequence[object]:
         """Let go of tier HIGH's copy; the rest are the pipeline's parts."""
-        self._tiers.release()
+        self.tiers.release()
         return list(self._pipeline.components.values())
 
     def _check(self, job: Job) -> None:
@@ -149,7 +149,7 @@ class Sdxl:
         plan = samplers.plan(job.sampler or samplers.default_name(config), job.steps, config=config)
         plan = plan.after(self._latents.first_step(job))
         source = self._latents.source(job)
-        tier = self._tiers.granted(job)
+        tier = self.tiers.granted(job)
         key = BatchKey(
             job.model,
             "inpaint" if self._latents.sees_mask else "text",

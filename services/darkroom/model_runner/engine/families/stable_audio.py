@@ -69,7 +69,7 @@ class StableAudio:
         )  # one more than the latents: the lengths are a token before them
         self._rotary = tuple(part.to(self._device) for part in rotary)
         self.samples_per_second: int = self._vae.config.sampling_rate
-        self._tiers = tiers.Tiers(self._transformer)
+        self.tiers = tiers.Tiers(self._transformer)
         self.bank = adapters.Bank(self._transformer, resident_max=adapters_resident_max)
         self.sizing: pictures.Sizing = pictures.as_sent
 
@@ -87,7 +87,7 @@ class StableAudio:
 
     def denoise(self, states: Sequence[State]) -> Predictions:
         """Predict as the rows' tier has it."""
-        return self._tiers.denoise(states, self._forward)
+        return self.tiers.denoise(states, self._forward)
 
     def _forward(self, transformer: Any, states: Sequence[State]) -> Predictions:
         """One forward over [rows, channels, window]; a guided batch stacks its negative prompts below its prompts."""
@@ -121,7 +121,7 @@ class StableAudio:
 
     def release(self) -> Sequence[object]:
         """Let go of tier HIGH's copy; the rest are the pipeline's parts, and the angles of its positions."""
-        self._tiers.release()
+        self.tiers.release()
         return [*self._pipeline.components.values(), self._rotary]
 
     def _check(self, job: Job) -> None:
@@ -142,7 +142,7 @@ class StableAudio:
         return self._guided and job.guidance_scale > 1
 
     def _states(self, job: Job, text: dict[str, Tensor]) -> list[State]:
-        tier = self._tiers.granted(job)
+        tier = self.tiers.granted(job)
         plan = edm.plan(job.sampler or edm.default_name(self._scheduler), job.steps, config=self._scheduler)
         conditioning = self._conditioning(job, text)
         tokens = len(conditioning["text"])

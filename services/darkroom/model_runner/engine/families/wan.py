@@ -58,7 +58,7 @@ class Wan:
         self._dtype: torch.dtype = self._transformers[0].dtype
         train = pipeline.scheduler.config.num_train_timesteps
         self._boundary = (pipeline.config.boundary_ratio or 0.0) * train
-        self._tiers = tiers.Tiers(self._transformers[0])
+        self.tiers = tiers.Tiers(self._transformers[0])
         self.bank = adapters.Bank(self._transformers[0], resident_max=adapters_resident_max)
         self._sees_picture = self._transformers[0].config.image_dim is not None  # by CLIP, which resizes for itself
         self.sizing: pictures.Sizing = pictures.as_sent if self._sees_picture else pictures.as_asked
@@ -73,7 +73,7 @@ class Wan:
     def denoise(self, states: Sequence[State]) -> Predictions:
         """One forward over [rows, channels, frames, height, width]; where both transformers are wanted, one of each."""
         if len(self._transformers) == 1:
-            return self._tiers.denoise(states, self._forward)
+            return self.tiers.denoise(states, self._forward)
         low = [state.plan.timesteps[state.step] < self._boundary for state in states]
         if len(set(low)) == 1:
             return self._forward(self._transformers[low[0]], states)
@@ -103,7 +103,7 @@ class Wan:
 
     def release(self) -> Sequence[object]:
         """Let go of tier HIGH's copy; the rest are the pipeline's parts."""
-        self._tiers.release()
+        self.tiers.release()
         return list(self._pipeline.components.values())
 
     def _check(self, job: Job) -> None:
@@ -135,7 +135,7 @@ class Wan:
         if job.source_image is not None:
             conditioning |= self._first_frame(job, job.source_image)
         size, tokens = (job.width, job.height, job.frames), job.max_sequence_length
-        tier = self._tiers.granted(job) if len(self._transformers) == 1 else "LOSSLESS"  # two share no cache
+        tier = self.tiers.granted(job) if len(self._transformers) == 1 else "LOSSLESS"  # two share no cache
         key = BatchKey(job.model, self._task, size, tokens, self._is_guided(job), tiers.precision(tier))
         return [
             State(

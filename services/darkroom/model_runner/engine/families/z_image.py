@@ -62,7 +62,7 @@ class ZImage:
     ) -> None:
         self._guidance: Guidance = spec.guidance
         self._pipeline = pipeline
-        self._tiers = tiers.Tiers(pipeline.transformer.eval())
+        self.tiers = tiers.Tiers(pipeline.transformer.eval())
         self._vae = pipeline.vae.eval()
         self._device: torch.device = pipeline.transformer.device
         self._embeddings = embeddings
@@ -79,7 +79,7 @@ class ZImage:
 
     def denoise(self, states: Sequence[State]) -> Predictions:
         """Predict as the rows' tier has it."""
-        return self._tiers.denoise(states, self._forward)
+        return self.tiers.denoise(states, self._forward)
 
     def _forward(self, transformer: nn.Module, states: Sequence[State]) -> Predictions:
         """One forward over lists of pictures and captions; guided rows come again with their negative prompts."""
@@ -110,7 +110,7 @@ class ZImage:
 
     def release(self) -> Sequence[object]:
         """Let go of tier HIGH's copy; the rest are the pipeline's parts, and what the embedder of positions has computed."""
-        self._tiers.release()
+        self.tiers.release()
         return [*self._pipeline.components.values(), vars(self._pipeline.transformer.rope_embedder)]
 
     def _check(self, job: Job) -> None:
@@ -139,7 +139,7 @@ class ZImage:
             pixels = pictures.pixels(picture, width=job.width, height=job.height)
             source = self._vae.encode(pixels.to(self._device, self._vae.dtype)).latent_dist
         tokens = max(math.ceil(len(caption) / SEQ_MULTI_OF) * SEQ_MULTI_OF for caption in text.values())
-        tier = self._tiers.granted(job)
+        tier = self.tiers.granted(job)
         key = BatchKey(job.model, "text", (job.width, job.height), tokens, self._is_guided(job), tiers.precision(tier))
         guidance = job.guidance_scale + 1  # samplers count from the negative prediction, this model from the other
         states = []
