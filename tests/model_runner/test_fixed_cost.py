@@ -37,3 +37,13 @@ def test_a_new_process_goes_on_from_what_was_measured() -> None:
     assert told(table) == [800]
     table.observe(cost(each_us=1600))
     assert told(table) == [900]  # an eighth of the way: it was an average of many
+
+
+def test_sizes_that_were_not_seen_for_longest_are_forgotten() -> None:
+    table = Table()
+    for width in range(2000):
+        table.observe(cost(f"{width}x64", each_us=100))
+        table.observe(cost(each_us=100))
+    told_sizes = [line.size for line in table.snapshot()]
+    assert len(told_sizes) == 512
+    assert told_sizes[-2:] == ["1999x64", "64x64"]

@@ -134,3 +134,15 @@ def test_steps_that_reuse_tell_an_average_and_not_what_a_whole_step_costs() -> N
     assert restarted.snapshot() == (cost,)
     restarted.observe_share(draft, 200, reused=True)
     assert restarted.snapshot()[0].share == pytest.approx(cost.share, abs=0.02)  # goes on from there
+
+
+def test_kinds_that_were_not_seen_for_longest_are_forgotten() -> None:
+    costs = step_cost.Table()
+    costs.observe(SHAPE, 1000)
+    for width in range(2000):
+        costs.observe(SHAPE._replace(size=f"{width}x64"), 1000)
+        assert costs.cost_us(SHAPE) == 1000  # it is asked for all the time
+    told = costs.snapshot()
+    assert len(told) == 512
+    assert {SHAPE, SHAPE._replace(size="1999x64")} <= {cost.shape for cost in told}
+    assert SHAPE._replace(size="0x64") not in {cost.shape for cost in told}

@@ -11,6 +11,10 @@ _GENERATIONS = 8
 """The average is over about so many: prompts differ in length, and some are remembered from before."""
 
 
+_KINDS_MAX = 512
+"""Lines that are remembered, those seen last: callers choose sizes, and heartbeats carry the table."""
+
+
 class FixedCost(NamedTuple):
     """One line of the table."""
 
@@ -38,6 +42,11 @@ class Table:
         kind = cost.model, cost.size
         known = self._costs.get(kind, cost)
         self._measured[kind] = measured = min(self._measured.get(kind, 0) + 1, _GENERATIONS)
+        if kind in self._costs:
+            del self._costs[kind]  # so that the longest unseen stand in front
+        elif len(self._costs) >= _KINDS_MAX:
+            unseen = next(iter(self._costs))
+            del self._costs[unseen], self._measured[unseen]
         averages = [round(old + (new - old) / measured) for old, new in zip(known[2:], cost[2:], strict=True)]
         self._costs[kind] = FixedCost(*kind, *averages)
 

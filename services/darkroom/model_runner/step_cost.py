@@ -6,6 +6,7 @@ becomes longer by less than a lone row's step. Sizes of batches that were never 
 tried by doubling, and what the table says against them is measured again from time to time. Next: `batch` uses the number.
 """
 
+import collections
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -30,6 +31,9 @@ _AGAIN_STEPS = 200
 _NOISE = 1.15
 """Times a lone row's step that another row may seem to cost, and times dearer that rows may seem in the larger batch. On a
 shared machine less than that may be the neighbours' doing: without it 64x64 stayed at batches of 2, at 0.8 of what 8 gave."""
+
+_KINDS_MAX = 512
+"""Kinds of rows that are remembered, those seen last: callers choose sizes, and heartbeats carry the table."""
 
 _UNHURRIED_MAX = 64
 """Times as many rows at most are looked at: a table on which more rows never take longer would have no end."""
@@ -64,6 +68,8 @@ class _Curve:
 
     def __init__(self) -> None:
         self.costs: dict[int, StepCost] = {}
+        self.share = 1.0
+        """What a step takes of its cost on the average."""
         self.steps = 0
         self._seen_at: dict[int, int] = {}
 
@@ -121,12 +127,11 @@ class Table:
 
     def __init__(self, costs: Iterable[StepCost] = ()) -> None:
         """Begin with what an earlier process measured."""
-        self._curves: dict[Shape, _Curve] = {}
-        self._shares: dict[Shape, float] = {}
+        self._curves: collections.OrderedDict[Shape, _Curve] = collections.OrderedDict()  # longest unused first
         self._slowdown = 1.0
         for cost in costs:
-            self._curve(cost.shape).costs[cost.shape.rows] = cost
-            self._shares[cost.shape._replace(rows=0)] = cost.share
+            curve = self._curve(cost.shape)
+            curve.costs[cost.shape.rows], curve.share = cost, cost.share
 
     def observe(self, shape: Shape, took_us: int) -> None:
         """Add one step."""
@@ -137,9 +142,9 @@ class Table:
         """Add a step of a kind whose steps may reuse; one that did says nothing of what a whole step costs."""
         if not reused:
             self.observe(shape, took_us)
-        curve, kind = self._curve(shape), shape._replace(rows=0)
+        curve = self._curve(shape)
         share = min(took_us / max(curve.cost_us(shape.rows), 1), 1.0) if reused and curve.costs else 1.0
-        self._shares[kind] = (known := self._shares.get(kind, 1.0)) + _SHARE_WEIGHT * (share - known)
+        curve.share += _SHARE_WEIGHT * (share - curve.share)
 
     @property
     def slowdown(self) -> float:
@@ -170,15 +175,20 @@ class Table:
         return more
 
     def snapshot(self) -> tuple[StepCost, ...]:
-        """Return the table as it is now."""
+        """Return the table as it is now, the kinds that were not seen for longest first."""
         return tuple(
-            cost._replace(share=self._shares.get(kind, 1.0))
-            for kind, curve in self._curves.items()
+            cost if cost.share == curve.share else cost._replace(share=curve.share)
+            for curve in self._curves.values()
             for cost in curve.costs.values()
         )
 
     def _curve(self, shape: Shape) -> _Curve:
-        return self._curves.setdefault(shape._replace(rows=0), _Curve())
+        kind = shape._replace(rows=0)
+        curve = self._curves.setdefault(kind, _Curve())
+        self._curves.move_to_end(kind)
+        if len(self._curves) > _KINDS_MAX:
+            self._curves.popitem(last=False)
+        return curve
 
 
 def _weight(known: StepCost, step_us: float) -> float:

@@ -35,3 +35,12 @@ def test_a_short_one_may_take_as_long_as_the_longest_of_its_kind() -> None:
 def test_of_several_the_one_with_least_room_counts() -> None:
     hurry = Hurry(2.0)
     assert hurry.slower_max([row(4), row(50), row(25)], lone_us=100, now_us=0) == pytest.approx(2.0)
+
+
+def test_what_is_known_is_bounded() -> None:
+    hurry = Hurry(1.5)
+    for size in range(2000):
+        one = row(4)
+        one.state = dataclasses.replace(one.state, batch_key=one.state.batch_key._replace(size=(size, 32)))
+        hurry.slower_max([one], lone_us=100, now_us=0)
+    assert len(hurry._longest_us) == 512
