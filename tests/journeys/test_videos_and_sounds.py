@@ -69,7 +69,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[platforms.Pla
     entry(folder, "image-video", weights="wan_image", kind="video", family="wan", source_image="required")
     entry(folder, "whole-video", weights="wan", kind="video", family="pipeline")
     entry(folder, "sound", weights="stable_audio", kind="audio", family="stable_audio")
-    variables = {"DARKROOM_CATALOG_DIR": str(folder)}
+    variables = {"DARKROOM_CATALOG_DIR": str(folder), "DARKROOM_PRELOAD": "text-video,image-video,whole-video,sound"}
     with platforms.running(tmp_path_factory.mktemp("home"), environment=variables) as started:
         yield started
 

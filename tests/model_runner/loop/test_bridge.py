@@ -1,5 +1,6 @@
 """Jobs awaited across the border to the engine's thread."""
 
+import dataclasses
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -65,6 +66,26 @@ async def test_a_model_that_cannot_be_loaded_is_named(spanned: bridge.Bridge, en
     gone = catalog.ModelEntry(**(vars(entry) | {"name": "gone"}))
     with pytest.raises(errors.LoadFailed, match="gone cannot be preloaded"):
         await spanned.warm([gone])
+
+
+async def test_a_model_that_needs_more_than_defaults_is_loaded_and_not_tried(
+    spanned: bridge.Bridge, entry: catalog.ModelEntry, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    odd = dataclasses.replace(entry, defaults=dataclasses.replace(entry.defaults, width=33))
+    await spanned.warm([odd])
+    assert spanned.engine.snapshot().models == (worlds.MODEL,)
+    assert f"model {worlds.MODEL} is loaded; it was not tried" in caplog.text
+
+
+async def test_a_model_of_pictures_is_tried_with_one(
+    spanned: bridge.Bridge, entry: catalog.ModelEntry, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[engine_job.Job] = []
+    make = spanned.make
+    spanned.make = lambda job, on_news: heard.append(job) or make(job, on_news)  # type: ignore[func-returns-value,method-assign]
+    await spanned.warm([dataclasses.replace(entry, source_image="required", mask_image="required")])
+    assert set(heard[0].files) == {"source_image", "mask_image"}
 
 
 async def test_a_closed_engine_takes_no_job(spanned: bridge.Bridge) -> None:

@@ -1,12 +1,15 @@
 """The engine as the event loop sees it: a job is awaited like any call.
 
 Jobs come in from `attempt`; they go to the engine's thread, whose events come back through `call_soon_threadsafe` to whoever waits
-for that job. `warm` makes one picture of each model before anybody asks, so that the first caller does not wait for the loading.
+for that job. `warm` makes one output of each model before anybody asks, so that the first caller does not wait for the loading.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeAlias
+
+import PIL.Image
 
 from darkroom import catalog
 from darkroom.model_runner.engine import engine as engine_thread
@@ -16,6 +19,9 @@ from darkroom.model_runner.engine import job as engine_job
 End: TypeAlias = engine_job.Ended
 News: TypeAlias = engine_job.Started | engine_job.Progressed | engine_job.Checkpointed
 OnNews: TypeAlias = Callable[[News], None]
+
+
+_log = logging.getLogger(__name__)
 
 
 class _Waiter(NamedTuple):
@@ -43,11 +49,17 @@ class Bridge:
             del self._waiters[job.key]
 
     async def warm(self, entries: Iterable[catalog.ModelEntry]) -> None:
-        """Load models by making a picture of one step; EngineError if one cannot be loaded."""
+        """Load models by making something of one step; EngineError if one cannot be loaded."""
         for entry in entries:
             end = await self.make(_trial(entry), lambda _: None)
             if isinstance(end, engine_job.Failed):
-                raise errors.LoadFailed(f"{entry.name} cannot be preloaded: {end.message}")
+                if end.fault != "request":
+                    raise errors.LoadFailed(f"{entry.name} cannot be preloaded: {end.message}")
+                _log.info(
+                    "model %s is loaded; it was not tried, since it needs more than defaults: %s",
+                    entry.name,
+                    end.message,
+                )
             self.unbilled_us += end.usage.device_time_us
 
     async def close(self) -> None:
@@ -68,6 +80,7 @@ class Bridge:
 
 
 def _trial(entry: catalog.ModelEntry) -> engine_job.Job:
+    size = entry.defaults.width, entry.defaults.height
     return engine_job.Job(
         key=f"trial/{entry.name}",
         tenant_id="",
@@ -75,8 +88,13 @@ def _trial(entry: catalog.ModelEntry) -> engine_job.Job:
         prompt="",
         width=entry.defaults.width,
         height=entry.defaults.height,
+        frames=max(1, entry.defaults.num_frames),
+        frames_per_second=entry.defaults.frames_per_second,
+        duration_us=entry.defaults.duration_us,
         steps=1,
         guidance_scale=entry.defaults.guidance_scale,
         seeds=(0,),
+        source_image=PIL.Image.new("RGB", size, "grey") if entry.source_image == "required" else None,
+        mask_image=PIL.Image.new("RGB", size, "white") if entry.mask_image == "required" else None,
         max_sequence_length=entry.max_sequence_length,
     )
