@@ -36,7 +36,7 @@ WORDS = {
     "keys": Word("keys:keys", "Make, list and revoke API keys (operators)."),
     "prices": Word("prices:prices", "Set what models cost (operators)."),
     "usage": Word("usage:usage", "Report usage and cost over a time range."),
-    "billing": Word("billing:billing", "Show what one generation cost."),
+    "billing": Word("billing:billing", "Show what one generation cost, and what is left."),
     "bench": Word("bench:bench", "Measure: the judge's verdict on a model."),
 }
 

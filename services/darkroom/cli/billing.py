@@ -9,7 +9,7 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON o
 
 @click.group()
 def billing() -> None:
-    """Show what generations cost."""
+    """Show what one generation cost, and what is left."""
 
 
 @billing.command("show")

@@ -54,7 +54,7 @@ class Config(settings.Room):
     )
     embeddings_bytes_max: int = settings.field(256 << 20, doc="prompt embeddings kept on the device; 0: none", low=0)
     encode_threads: int = settings.field(
-        2, doc="threads that read pictures, make files and read weights", low=1, high=256
+        2, doc="threads that read pictures and make files; one more reads weights", low=1, high=256
     )
     memory_bytes_max: int = settings.field(0, doc="for resident models; 0 means 0.8 of the device's memory", low=0)
     host_cache_bytes_max: int = settings.field(

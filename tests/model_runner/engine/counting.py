@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from darkroom.model_runner import step_cost
-from darkroom.model_runner.engine import adapters, errors, pictures, revision, samplers
+from darkroom.model_runner.engine import adapters, errors, pictures, revision, samplers, tiers
 from darkroom.model_runner.engine.families import Medium
 from darkroom.model_runner.engine.job import Job, ModelSpec
 from darkroom.model_runner.engine.state import BatchKey, Predictions, State
@@ -87,11 +87,14 @@ class Counting:
 
     def __init__(self) -> None:
         self.bank = adapters.Bank(torch.nn.Module(), resident_max=1)
+        self.tiers = tiers.Tiers(torch.nn.Module())
         self.sizing: pictures.Sizing = pictures.as_asked
         self.given: list[Job] = []
         self.forwards: list[list[int]] = []
         self.prepared: list[list[str]] = []
         self.decoded: list[list[int]] = []
+        self.portable = True
+        """Whether what has begun can be saved."""
         self.broken: dict[int, Exception] = {}
         self.batch_max = 1000
         self.is_short: Callable[[], bool] = lambda: False
@@ -111,7 +114,7 @@ class Counting:
         self.clock.work(100 + len(jobs))
         if any(job.prompt == "bad" for job in jobs):
             raise errors.BadRequest("prompt: this one is refused")
-        return [[_state(job, seed) for seed in job.seeds] for job in jobs]
+        return [[_state(job, seed, portable=self.portable) for seed in job.seeds] for job in jobs]
 
     def denoise(self, states: Sequence[State]) -> Predictions:
         """Fail for a seed in `broken`, and for batches larger than `batch_max`, as a device without memory does."""
@@ -140,8 +143,17 @@ class Counting:
         return []
 
 
-def _state(job: Job, seed: int) -> State:
-    return State(
+class Rooted(State):
+    """A state that cannot be saved."""
+
+    @property
+    def is_portable(self) -> bool:
+        """No."""
+        return False
+
+
+def _state(job: Job, seed: int, *, portable: bool) -> State:
+    return (State if portable else Rooted)(
         batch_key=BatchKey(job.model, "text", (job.width, job.height), 1, job.guidance_scale > 1),
         seed=seed,
         step=0,

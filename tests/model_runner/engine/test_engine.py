@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ import PIL.Image
 import pytest
 import torch
 
-from darkroom.model_runner.engine import errors
+from darkroom.model_runner.engine import engine, errors
 from darkroom.model_runner.engine.job import Cancelled, Failed, Finished, Progressed, Suspended
 from tests.model_runner.engine import counting
 
@@ -186,3 +187,62 @@ def test_costs_outlive_the_process(record: Start, tmp_path: Any, make_job: Any) 
             run.submit(make_job(key, model="counting", steps=5, guidance_scale=1.0))
             run.finished(key)
         run.engine.close()
+
+
+def test_costs_are_kept_now_and_then_though_nothing_happens(
+    record: Start, tmp_path: Any, make_job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_TIDY_INTERVAL_S", 0.05)
+    costs = tmp_path / "costs.json"
+    run = record([counting.spec(tmp_path)], families={"counting": counting.Counting().load}, step_costs_path=costs)
+    run.submit(make_job("1", model="counting", steps=5, guidance_scale=1.0))
+    run.finished("1")
+    for _ in range(2):  # once with what was measured, once idle
+        until_s = time.monotonic() + 60
+        while not costs.exists():
+            assert time.monotonic() < until_s
+            time.sleep(0.01)
+        costs.unlink()
+
+
+def test_who_comes_while_a_model_is_loaded_waits_from_then_on(record: Start, tmp_path: Any, make_job: Any) -> None:
+    family, loading, go_on = counting.Counting(), threading.Event(), threading.Event()
+
+    def load(spec: Any, **options: Any) -> counting.Counting:
+        loading.set()
+        assert go_on.wait(60)
+        return family
+
+    run = record([counting.spec(tmp_path)], families={"counting": load})
+    run.submit(make_job("1", model="counting", guidance_scale=1.0))
+    assert loading.wait(60)
+    run.submit(make_job("2", model="counting", guidance_scale=1.0))
+    time.sleep(0.2)
+    go_on.set()
+    first, second = run.finished("1", "2")
+    assert {stage.name: stage.wall_us for stage in second.stages}["wait"] >= 200_000
+    assert {stage.name: stage.wall_us for stage in first.stages}["load"] >= 200_000
+
+
+def test_a_device_that_is_lost_before_a_drain_fails_everybody_all_the_same(
+    record: Start, tmp_path: Any, make_job: Any
+) -> None:
+    family, stepping, go_on = counting.Counting(), threading.Event(), threading.Event()
+
+    class Lost(dict[int, Exception]):
+        def __contains__(self, seed: object) -> bool:
+            stepping.set()
+            assert go_on.wait(60)
+            return True
+
+        def __getitem__(self, seed: int) -> Exception:
+            return torch.AcceleratorError("an illegal memory access was encountered")
+
+    family.broken = Lost()
+    run = record([counting.spec(tmp_path)], families={"counting": family.load})
+    run.submit(make_job("1", model="counting", guidance_scale=1.0))
+    assert stepping.wait(60)
+    run.engine._loop.drain = lambda: 1 / 0  # as its first look at the device would
+    run.engine.drain()
+    go_on.set()
+    assert run.last("1")[0].code == "DEVICE_LOST"

@@ -180,3 +180,21 @@ def test_an_engine_reads_pictures_on_another_thread(
     run.finished("1")
     assert len(threads) == 2
     assert all(name.startswith("engine-files") for name in threads)
+
+
+def test_who_has_waited_long_is_read_before_more_urgent_newcomers(slow: Any) -> None:
+    slow.loop.accept(job("old", priority=Priority.BATCH, source_image=file()))
+    for seed in range(2):
+        slow.loop.accept(job(str(seed), seed, priority=Priority.INTERACTIVE, source_image=file()))
+    slow.loop.turn()
+    slow.clock.now_us += 2 * slow.loop._config.ageing_us
+    for seed in range(2, 6):
+        slow.loop.accept(job(str(seed), seed, priority=Priority.INTERACTIVE, source_image=file()))
+    slow.pool.work()
+    slow.loop.turn()
+    slow.pool.work()
+    slow.loop.turn()
+    assert slow.loop._floor.generations["old"].is_read or "old" in {
+        key for keys in slow.family.prepared for key in keys
+    }
+    assert not slow.loop._floor.generations["5"].is_read

@@ -223,3 +223,34 @@ def test_a_real_model_is_loaded_by_its_family(specs: Any) -> None:
     assert isinstance(residency.use("true_cfg"), flux.Flux)
     empty = dataclasses.replace(specs["none"], path=specs["none"].path / "vae")
     assert revision.digest(empty.path) != empty.revision
+
+
+def test_a_model_whose_rows_hold_on_to_it_stays_unless_host_memory_takes_it(tmp_path: Path) -> None:
+    for host_blocks, can in ((0, False), (1, True)):
+        house = House(tmp_path, memory_bytes_max=1, host_blocks=host_blocks)
+        house.use("a")
+        house.clock.work(1000)
+        assert house.residency.can_load("b", in_use={"a"}, rooted={"a"}) is can
+        assert house.residency.can_load("b", in_use={"a"})
+
+
+def test_of_two_in_use_the_one_that_must_stay_stays(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.use("d")
+    house.clock.work(1000)
+    house.use("a", "d")
+    house.clock.work(10)
+    house.residency.use("d")
+    assert house.residency.can_load("b", in_use={"a", "d"})
+    house.use("b", in_use=frozenset({"a", "d"}))
+    assert house.residency.models == ("a", "b")  # a costs less to have again, but has only just come
+
+
+def test_weights_are_read_for_one_model_at_a_time(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.residency._pool = later = counting.Later()
+    assert not any(house.residency.can_load(name, in_use=set()) for name in "abc")
+    assert len(later._given) == 1
+    later.work()
+    assert [house.residency.can_load(name, in_use=set()) for name in "abc"] == [True, False, False]
+    assert len(later._given) == 1

@@ -7,6 +7,7 @@ import pytest
 
 from darkroom.model_runner.engine import checkpoint, errors, saving
 from darkroom.model_runner.engine.job import AdapterUse, Checkpointed, Failed, Finished, Priority, Started, Suspended
+from tests.model_runner.engine import counting
 from tests.model_runner.engine.harness import Harness, job
 
 
@@ -194,3 +195,46 @@ def test_who_runs_long_is_saved_from_time_to_time(harness: Any) -> None:
     never.loop.accept(job("1", steps=10))
     never.run()
     assert not any(isinstance(event, Checkpointed) for event in never.events)
+
+
+def test_what_cannot_be_saved_keeps_its_memory_to_its_end_and_lets_nobody_in_meanwhile(harness: Any) -> None:
+    run = harness(memory_bytes_max=1, ageing_us=10_000_000)
+    run.family.portable = False
+    run.loop.accept(job("rooted", 1, steps=60, priority=Priority.BATCH))
+    run.turn(2)
+    run.loop.accept(job("urgent", 2, model="other", priority=Priority.INTERACTIVE))
+    run.loop.accept(job("later", 3, priority=Priority.BATCH))
+    run.run()
+    ended = [event.job_key for event in run.events if isinstance(event, Finished)]
+    assert ended == ["rooted", "urgent", "later"]
+    assert run.loop.snapshot.platform_us == 3 * 7000  # each came once, and its first model once more
+
+
+def test_what_is_decoded_again_elsewhere_is_charged_once(harness: Any) -> None:
+    one, other, whole = harness(), harness(), harness()
+    wanted = job("1", steps=2)
+    whole.loop.accept(wanted)
+    whole.run()
+    one.pool = one.loop._floor.pool = counting.Later()
+    one.loop.accept(wanted)
+    while one.loop.turn() or not one.loop._floor.rows:
+        one.pool.work()  # the weights' digest
+        if one.family.decoded:
+            break
+    one.loop.drain()
+    other.loop.accept(dataclasses.replace(wanted, checkpoint=one.end("1").data))
+    other.run()
+    assert other.end("1").usage.decode_us == whole.end("1").usage.decode_us
+    assert one.loop.snapshot.busy_us == one.end("1").usage.device_time_us + one.loop.snapshot.platform_us
+
+
+def test_it_is_not_saved_while_its_files_are_made(harness: Any) -> None:
+    run = harness(checkpoint_interval_us=1)
+    run.pool = run.loop._floor.pool = counting.Later()
+    run.loop.accept(job("1", steps=2))
+    generation = run.loop._floor.generations["1"]
+    while not run.family.decoded:
+        run.loop.turn()
+        run.pool.work()
+        run.clock.now_us += 10
+        assert saving.is_due(run.loop._floor, generation) is not bool(run.family.decoded)

@@ -1,5 +1,6 @@
 """Failures are narrowed down, and short memory is found where it hurts least."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,3 +88,25 @@ def test_what_was_done_for_a_row_whose_generation_fails_in_the_same_step_is_the_
     snapshot = run.loop.snapshot
     assert run.end("1").usage.denoise_us == 0
     assert snapshot.busy_us == run.end("1").usage.device_time_us + snapshot.platform_us == run.clock.worked_us
+
+
+@pytest.mark.parametrize("why", ["it cannot be saved", "it has only just come back", "its file is being made"])
+def test_nobody_is_put_aside_who_would_lose_by_it(harness: Any, why: str) -> None:
+    run = harness()
+    run.family.portable = why != "it cannot be saved"
+    run.loop.accept(job("batch", 1, priority=Priority.BATCH, steps=9))
+    run.turn()
+    (row,) = run.loop._floor.rows
+    if why == "it has only just come back":
+        run.loop.drain()
+        again = dataclasses.replace(job("batch", 1, priority=Priority.BATCH, steps=9), checkpoint=run.end("batch").data)
+        del run.events[:]
+        run.loop.accept(again)
+        run.loop.turn()
+    row.is_decoded = why == "its file is being made"
+    run.family.broken = {2: torch.OutOfMemoryError("CUDA out of memory")}
+    run.loop.accept(job("2", 2, priority=Priority.INTERACTIVE))
+    while "2" in run.loop._floor.generations:
+        run.loop.turn()
+    assert run.end("2").code == "OUT_OF_MEMORY"
+    assert "batch" in run.loop._floor.generations

@@ -8,6 +8,7 @@ import collections
 from collections.abc import Hashable, Sequence
 
 from darkroom.model_runner.engine import checkpoint, saving, together
+from darkroom.model_runner.engine.families import Family
 from darkroom.model_runner.engine.floor import Floor
 from darkroom.model_runner.engine.generation import Generation, Row
 from darkroom.model_runner.engine.job import Output, Stage, Started, Usage
@@ -22,18 +23,21 @@ def key(generation: Generation) -> Hashable:
 def candidates(floor: Floor) -> list[Generation]:
     """Return who may be prepared: whose pictures are read, and whose rows find a place in their class or are alone there.
 
-    Who waits for a model may as well; it is loaded before pictures are read.
+    Who waits for a model may as well; it is loaded before pictures are read. Places are kept for who has waited so long for
+    many of them that it has aged.
     """
     rows = collections.Counter(row.generation.job.priority for row in floor.rows)
-    return [
-        generation
-        for generation in floor.waiting
-        if (generation.is_read or not floor.residency.has(generation.job.model))
-        and (
-            not (taken := rows[generation.job.priority])
-            or taken + len(generation.job.seeds) <= floor.config.rows_live_max
-        )
-    ]
+    kept: set[int] = set()  # classes whose next places somebody has waited for
+    found = []
+    for generation in floor.waiting:
+        priority = generation.job.priority
+        if priority in kept or not (generation.is_read or not floor.residency.has(generation.job.model)):
+            continue
+        if not (taken := rows[priority]) or taken + len(generation.job.seeds) <= floor.config.rows_live_max:
+            found.append(generation)
+        elif floor.now_us() - generation.arrived_us >= floor.config.ageing_us:
+            kept.add(priority)
+    return found
 
 
 def fitting(floor: Floor, generations: Sequence[Generation]) -> list[Generation]:
@@ -57,7 +61,7 @@ def load(floor: Floor, generation: Generation) -> None:
         other.mark("wait", now_us=floor.now_us())
     started_us = floor.device_us()
     try:
-        floor.residency.load(model, in_use=floor.models_in_use())
+        floor.residency.load(model, in_use=floor.models_in_use(), rooted=floor.models_rooted())
     except Exception as error:
         floor.fail(generation, error)
     finally:
@@ -82,6 +86,7 @@ def prepare(floor: Floor, generations: Sequence[Generation]) -> None:
         if floor.is_live(generation):
             _start(floor, generation, *saved)
     family = floor.family(generations[0].job.model)
+    _complete(floor, family, generations)
     prepared = together.run(
         floor,
         [generation for generation in generations if generation not in restored],
@@ -92,6 +97,19 @@ def prepare(floor: Floor, generations: Sequence[Generation]) -> None:
     for generation, states, share_us in prepared:
         if floor.charge(generation, "prepare", share_us):
             _start(floor, generation, states)
+
+
+def _complete(floor: Floor, family: Family, generations: Sequence[Generation]) -> None:
+    """Have made what their tiers need, at the platform's expense; if it cannot be, the step that needs it tries again."""
+    if not family.tiers.lacks([generation.job for generation in generations]):
+        return
+    started_us = floor.device_us()
+    try:
+        family.tiers.complete()
+    except Exception as error:
+        saving.outlive(error, "the copy for tier HIGH cannot be made")
+    finally:
+        floor.account.platform(floor.device_us() - started_us)
 
 
 def _restore(floor: Floor, generation: Generation) -> checkpoint.Saved | None:

@@ -5,6 +5,7 @@ the thread takes what has arrived and hands it to `step_loop`, which does all th
 Next: `step_loop`.
 """
 
+import contextlib
 import logging
 import queue
 import threading
@@ -47,7 +48,8 @@ class Engine:
         self._closing = False
         self._lock = threading.Lock()  # guards the two above
         self._measured = measured.File(config, specs)
-        self._pool = ThreadPoolExecutor(config.encode_threads, thread_name_prefix="engine-files")
+        files_and_a_digest = config.encode_threads + 1
+        self._pool = ThreadPoolExecutor(files_and_a_digest, thread_name_prefix="engine-files")
         self._loop = StepLoop(
             config,
             specs,
@@ -71,7 +73,8 @@ class Engine:
             if job.key in self._keys:
                 raise ValueError(f"job {job.key} is already here")
             self._keys.add(job.key)
-            self._inbox.put(lambda: self._loop.accept(job))
+            arrived_us = time.monotonic_ns() // 1000  # a model may be loading: the wait begins now all the same
+            self._inbox.put(lambda: self._loop.accept(job, arrived_us=arrived_us))
 
     def cancel(self, job_key: str) -> None:
         """End a job within one step; nothing happens if it has ended already."""
@@ -136,7 +139,8 @@ class Engine:
             self._closing = True
         while not self._inbox.empty():
             if asked := self._inbox.get():
-                asked()
+                with contextlib.suppress(Exception):  # a device that is lost cannot be asked to save anything
+                    asked()
         self._loop.fail_all(reason)
         self._keep_costs()
 

@@ -60,7 +60,7 @@ class Finishing:
             floor.decode_costs.observe(shape(batch_key, tried[0]), sum(done.share_us for done in decoded))
         for row, made, share_us in decoded:
             if floor.charge(row.generation, "decode", share_us):
-                row.is_decoded = True
+                row.is_decoded, row.decode_us = True, share_us
                 row.generation.mark("decode", now_us=floor.now_us())
                 self._encode(row, family, made)
         floor.stirred = True

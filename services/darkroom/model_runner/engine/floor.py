@@ -4,7 +4,7 @@ In: what `admission`, `slices` and `finishing` measured and made. Out: events. N
 """
 
 import logging
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence, Set
 from concurrent.futures import Executor
 from typing import TypeVar
 
@@ -71,6 +71,19 @@ class Floor:
     def models_in_use(self) -> set[str]:
         """Return the models of rows that still need the device."""
         return {row.model for row in self.rows if not row.is_decoded}
+
+    def models_rooted(self) -> set[str]:
+        """Return those of them that such rows cannot do without for a while: what these have begun cannot be saved."""
+        return {row.model for row in self.rows if not row.is_decoded and not row.state.is_portable}
+
+    def level(self, generation: Generation) -> batch.Level:
+        """Return how urgent a generation that waits is by now."""
+        ask = batch.Ask(None, generation.job.priority, generation.arrived_us, generation.arrived_us)
+        return batch.level(ask, now_us=self.now_us(), ageing_us=self.config.ageing_us)
+
+    def can_load(self, model: str, *, without: Set[str] = frozenset()) -> bool:
+        """Whether a model may be loaded now, or could be if nobody used those `without`."""
+        return self.residency.can_load(model, in_use=self.models_in_use() - without, rooted=self.models_rooted())
 
     def size(
         self,
@@ -152,6 +165,11 @@ class Floor:
         generation.busy_us[stage] += share_us
         self.tenants.use(generation.job.tenant_id, share_us)
         return True
+
+    def refund(self, generation: Generation, stage: Busy, share_us: int) -> None:
+        """Have the platform bear a share that a generation was charged with."""
+        generation.busy_us[stage] -= share_us
+        self.account.forfeit(share_us)
 
     def end(self, generation: Generation, event: Ended) -> None:
         """Say a generation's last event, and let go of all that it had."""

@@ -84,6 +84,11 @@ class Generation:
         """Steps done, summed over its images."""
         return sum(self._steps)
 
+    @property
+    def has_stepped(self) -> bool:
+        """Whether it has taken a step here."""
+        return self.steps_done > self._steps_spared
+
     def progress(self, *, now_us: int) -> Progressed:
         """Return how far it is."""
         done, total = self.steps_done, self._steps_total
@@ -121,6 +126,8 @@ class Row:
     state: State
     waiting_since_us: int
     """When it last had the device."""
+    decode_us: int = 0
+    """Its share of decoding."""
     is_decoded: bool = False
     """Whether it needs the device no more: its file is being made."""
 

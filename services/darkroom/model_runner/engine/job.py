@@ -58,7 +58,7 @@ class EngineConfig:
     checkpoint_interval_us: int = 30_000_000
     """Between two checkpoints of a generation that runs so long; 0 makes none."""
     encode_threads: int = 2
-    """Threads that read pictures and make files, and read weights for their digest. At least 1."""
+    """Threads that read pictures and make files; one more reads weights for their digests. At least 1."""
     memory_bytes_max: int = 8 << 30
     """Resident models together, by the need that their catalogue entries state."""
     adapters_resident_max: int = 32

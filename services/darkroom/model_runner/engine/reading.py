@@ -11,6 +11,7 @@ from concurrent.futures import Future
 
 import PIL.Image
 
+from darkroom.model_runner import batch
 from darkroom.model_runner.engine import pictures
 from darkroom.model_runner.engine.floor import Floor
 from darkroom.model_runner.engine.generation import Generation
@@ -49,9 +50,9 @@ class Reading:
             self._under_way[first] = reading = floor.pool.submit(read, first.job, sizing)
             reading.add_done_callback(lambda _: floor.wake())
 
-    def _urgency(self, generation: Generation) -> tuple[int, int, int]:
-        job = generation.job
-        return job.priority, self._begun_us.get(job.tenant_id, -1), generation.arrived_us
+    def _urgency(self, generation: Generation) -> tuple[batch.Level, int, int]:
+        begun_us = self._begun_us.get(generation.job.tenant_id, -1)
+        return self._floor.level(generation), begun_us, generation.arrived_us
 
     def _can_be_read(self, generation: Generation) -> bool:
         is_resident = self._floor.residency.has(generation.job.model)
@@ -59,7 +60,8 @@ class Reading:
 
     def _pixels_ahead(self, generation: Generation) -> int:
         """Those of less urgent ones do not count: what is urgent does not wait for them."""
-        peers = (other for other in self._floor.waiting if other.job.priority <= generation.job.priority)
+        level = self._floor.level(generation)
+        peers = (other for other in self._floor.waiting if self._floor.level(other) <= level)
         return sum(picture.width * picture.height for other in peers for picture in other.pictures.values())
 
     def _collect(self) -> bool:

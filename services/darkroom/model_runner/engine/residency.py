@@ -83,18 +83,21 @@ class Residency:
         """Return what the catalogue says of a model that this runner serves."""
         return self._specs[name]
 
-    def can_load(self, name: str, *, in_use: Set[str]) -> bool:
+    def can_load(self, name: str, *, in_use: Set[str], rooted: Set[str] = frozenset()) -> bool:
         """Whether `load` may be called now: its weights are at hand, and models that must stay leave room for it.
 
-        True as well for a model that can never be loaded: `load` says why.
+        `rooted` are those whose rows hold on to them; they leave only for host memory. True as well for a model that can
+        never be loaded: `load` says why.
         """
         spec = self._specs.get(name)
         if spec is None or spec.family not in self._families or spec.memory_bytes > self._config.memory_bytes_max:
             return True
-        staying = sum(self._specs[other].memory_bytes for other in self._resident if self._must_stay(other, in_use))
+        staying = sum(
+            self._specs[other].memory_bytes for other in self._resident if self._must_stay(other, in_use, rooted)
+        )
         return self._is_at_hand(spec) and staying + spec.memory_bytes <= self._config.memory_bytes_max
 
-    def load(self, name: str, *, in_use: Set[str]) -> None:
+    def load(self, name: str, *, in_use: Set[str], rooted: Set[str] = frozenset()) -> None:
         """Make the model resident; LoadFailed says why it cannot be."""
         spec = self._specs.get(name)
         if spec is None or spec.family not in self._families:
@@ -106,7 +109,7 @@ class Residency:
             self._check_digest(spec)
         in_use = in_use | {name}
         begun_us = self._now_us()
-        self._make_room(spec, in_use)
+        self._make_room(spec, in_use, rooted)
         started_us = self._now_us()
         family = self._load_if_it_fits(spec)
         if family is None:
@@ -126,22 +129,30 @@ class Residency:
         return resident.family
 
     def evict_idle(self, *, in_use: Set[str]) -> None:
-        """Let go of every model that nobody uses, of merged LoRAs, and of what the device's allocator keeps."""
+        """Let go of every model that nobody uses, of what is made again when it is needed, and of what the allocator keeps."""
         self._evict([name for name in self._resident if name not in in_use], in_use)
         for resident in self._resident.values():
             resident.family.bank.release()
+            resident.family.tiers.release()
         gc.collect()  # of modules that know their parents, what a load that failed has left
         if torch.device(self._config.device).type == "cuda":
             torch.cuda.empty_cache()
 
-    def _must_stay(self, name: str, in_use: Set[str]) -> bool:
-        return name in in_use and self._now_us() < self._resident[name].stays_until_us
+    def _must_stay(self, name: str, in_use: Set[str], rooted: Set[str]) -> bool:
+        is_held = name in rooted and not self._has_place(name)
+        return name in in_use and (is_held or self._now_us() < self._resident[name].stays_until_us)
+
+    def _has_place(self, name: str) -> bool:
+        """Whether host memory takes a model that leaves."""
+        return self._specs[name].memory_bytes <= self._config.host_cache_bytes_max
 
     def _is_at_hand(self, spec: ModelSpec) -> bool:
         """Whether its weights are in host memory, or its files are read, which begins when this is first asked."""
         if spec.name in self._host:
             return True
         if spec.name not in self._digests:
+            if not all(digest.done() for digest in self._digests.values()):
+                return False  # one at a time, so that the other threads make files and read pictures meanwhile
             self._digests[spec.name] = self._pool.submit(revision.digest, spec.path)
             self._digests[spec.name].add_done_callback(lambda _: self._wake())
         return self._digests[spec.name].done()
@@ -156,12 +167,12 @@ class Residency:
                 f"model {spec.name}: its weight files are not those of its catalogue entry, their revision is {digest}"
             )
 
-    def _make_room(self, spec: ModelSpec, in_use: Set[str]) -> None:
+    def _make_room(self, spec: ModelSpec, in_use: Set[str], rooted: Set[str]) -> None:
         """Evict until the model fits: idle ones first, among them the one that costs least to have again."""
 
-        def regret(name: str) -> tuple[bool, float]:
+        def regret(name: str) -> tuple[bool, bool, float]:
             unused_us = max(self._now_us() - self._resident[name].used_us, 1)
-            return name in in_use, self._return_us(name) / unused_us
+            return self._must_stay(name, in_use, rooted), name in in_use, self._return_us(name) / unused_us
 
         free_bytes = self._config.memory_bytes_max - sum(self._specs[name].memory_bytes for name in self._resident)
         leaving = []
@@ -174,10 +185,9 @@ class Residency:
 
     def _return_us(self, name: str) -> float:
         """Return what it would take to have a model again: from its files, unless it would be kept in host memory."""
-        size_bytes = self._specs[name].memory_bytes
-        if self._return_us_per_byte is None or size_bytes > self._config.host_cache_bytes_max:
+        if self._return_us_per_byte is None or not self._has_place(name):
             return self._read_us[name]
-        return self._return_us_per_byte * size_bytes
+        return self._return_us_per_byte * self._specs[name].memory_bytes
 
     def _evict(self, names: Sequence[str], in_use: Set[str]) -> None:
         for name in names:

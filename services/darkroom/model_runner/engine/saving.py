@@ -36,7 +36,7 @@ def save(floor: Floor, generation: Generation) -> bytes | None:
             spec=floor.residency.spec(generation.job.model),
         )
     except Exception as error:  # it costs the checkpoint alone
-        _outlive(error, f"generation {generation.job.key} cannot be saved")
+        outlive(error, f"generation {generation.job.key} cannot be saved")
         return None
     finally:
         floor.account.platform(floor.now_us() - started_us)
@@ -49,7 +49,10 @@ def tell(floor: Floor, generation: Generation) -> None:
 
 
 def suspend(floor: Floor, generation: Generation) -> None:
-    """Save a generation and end it here."""
+    """Save a generation and end it here; what was decoded, but is no file yet, is decoded again elsewhere."""
+    for row in floor.rows:
+        if row.generation is generation and row.is_decoded and row.image not in generation.outputs:
+            floor.refund(generation, "decode", row.decode_us)
     data = save(floor, generation)
     floor.end(generation, Suspended(generation.job.key, data, generation.usage()))
 
@@ -63,25 +66,34 @@ def make_way(floor: Floor, urgent: Generation) -> bool:
     aboard = {
         other: {row.generation for row in floor.rows if row.model == other and not row.is_decoded} for other in in_use
     }
-    yielding = [other for other in in_use if all(_yields(each, urgent) for each in aboard[other])]
-    if not yielding or not floor.residency.can_load(model, in_use=in_use.difference(yielding)):
+    yielding = [other for other in in_use if all(_yields(floor, each, urgent) for each in aboard[other])]
+    if not yielding or not floor.can_load(model, without=set(yielding)):
         return False
     for other in sorted(yielding):
-        if not floor.residency.can_load(model, in_use=floor.models_in_use()):
+        if not floor.can_load(model):
             for generation in aboard[other]:
                 suspend(floor, generation)
     return True
 
 
-def _yields(generation: Generation, urgent: Generation) -> bool:
+def _yields(floor: Floor, generation: Generation, urgent: Generation) -> bool:
     job = generation.job
-    return job.priority > urgent.job.priority and job.checkpoint is None and generation.steps_done > 0
+    return job.priority > urgent.job.priority and job.checkpoint is None and gains(floor, generation)
+
+
+def gains(floor: Floor, generation: Generation) -> bool:
+    """Whether a generation put aside now goes on further than it came: it has stepped here, and can be saved."""
+    rows = (row for row in floor.rows if row.generation is generation)
+    return generation.has_stepped and all(row.state.is_portable for row in rows)
 
 
 def is_due(floor: Floor, generation: Generation) -> bool:
-    """Whether it has run for so long since it was last saved that it should be again."""
+    """Whether it has run for so long since it was last saved that it should be again; files that are being made come first."""
     interval_us = floor.config.checkpoint_interval_us
-    return interval_us > 0 and floor.now_us() - generation.saved_us >= interval_us
+    if not interval_us or floor.now_us() - generation.saved_us < interval_us:
+        return False
+    making = (row for row in floor.rows if row.generation is generation and row.is_decoded)
+    return all(row.image in generation.outputs for row in making)
 
 
 def restore(floor: Floor, generation: Generation) -> checkpoint.Saved | None:
@@ -95,11 +107,11 @@ def restore(floor: Floor, generation: Generation) -> checkpoint.Saved | None:
     except checkpoint.Refused as refusal:
         _log.warning("generation %s begins anew: %s", job.key, refusal)
     except Exception as error:  # a forged file, or one that this device has no memory for
-        _outlive(error, f"generation {job.key} begins anew: its checkpoint cannot be read")
+        outlive(error, f"generation {job.key} begins anew: its checkpoint cannot be read")
     return None
 
 
-def _outlive(error: Exception, what: str) -> None:
+def outlive(error: Exception, what: str) -> None:
     """Go on after an error, which is logged; DeviceLost if that was it."""
     if isinstance(known := errors.translate(error), errors.DeviceLost):
         raise known from error

@@ -64,9 +64,9 @@ class StepLoop:
         self._slice: slices.Slice | None = None
         self.snapshot = self._look()
 
-    def accept(self, job: Job) -> None:
-        """Take a job in."""
-        self._floor.arrive(Generation(job, now_us=self._floor.now_us()))
+    def accept(self, job: Job, *, arrived_us: int | None = None) -> None:
+        """Take a job in, which arrived now if not said otherwise."""
+        self._floor.arrive(Generation(job, now_us=self._floor.now_us() if arrived_us is None else arrived_us))
 
     def cancel(self, job_key: str) -> None:
         """End a job; nothing happens if it has ended already."""
@@ -104,16 +104,20 @@ class StepLoop:
         wishes = list(self._wishes())
         asks = [wish.ask for wish in wishes]
         ordered = batch.order(asks, now_us=floor.now_us(), ageing_us=self._config.ageing_us)
+        closed: set[str] = set()  # to who is not there yet: somebody more urgent waits until they have no rows
         for leader in ordered:
             model = wishes[leader].generation.job.model
             if floor.residency.has(model):
+                if wishes[leader].row is None and model in closed:
+                    continue
                 self._do([wishes[index] for index in batch.companions(asks, ordered, leader)])
                 return True
-            if floor.residency.can_load(model, in_use=floor.models_in_use()):
+            if floor.can_load(model):
                 admission.load(floor, wishes[leader].generation)
                 return True
             if saving.make_way(floor, wishes[leader].generation):
                 return True
+            closed |= floor.models_rooted()
         return False
 
     def _do(self, wishes: Sequence[_Wish]) -> None:

@@ -93,11 +93,15 @@ def _try_with_room(
 
 
 def _less_urgent(floor: Floor, generation: Generation) -> Generation | None:
-    """Return the generation on the device that is least urgent, if it is less so than this one."""
+    """Return the generation that is least urgent of those that still need the device and lose nothing by leaving it.
+
+    None if that is not less urgent than this one.
+    """
 
     def urgency(other: Generation) -> tuple[int, int]:
         return other.job.priority, other.arrived_us
 
-    others = [row.generation for row in floor.rows if row.generation is not generation]
+    there = dict.fromkeys(row.generation for row in floor.rows if not row.is_decoded)
+    others = [other for other in there if other is not generation and saving.gains(floor, other)]
     least = max(others, key=urgency, default=generation)
     return least if urgency(least) > urgency(generation) else None
