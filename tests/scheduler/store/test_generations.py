@@ -5,9 +5,11 @@ import pytest
 
 from darkroom import errors, ids, postgres, pricing
 from darkroom.api.billing_meter.v1 import metering_service_pb2
+from darkroom.scheduler import poison
 from darkroom.scheduler.domain import generation as domain
-from darkroom.scheduler.store import generations
-from tests.scheduler.store.conftest import TENANT, lease, make
+from darkroom.scheduler.store import attempts, generations
+from tests.scheduler.store.conftest import TENANT, counted, lease, make
+from tests.scheduler.store.placed import begin, own
 
 
 @pytest.fixture
@@ -47,6 +49,8 @@ async def test_a_waiting_one_is_cancelled_at_once(store: generations.Generations
     assert ended.finished_at is not None
     assert ended.error is not None
     assert ended.error["reason"] == "CANCELLED"
+    assert ended.stages is not None
+    assert 0 < ended.stages["queued_us"] <= (ended.finished_at - ended.created_at).total_seconds() * 1e6 + 1
     assert await states(database, made.generation_id) == [(1, "QUEUED"), (2, "CANCELLED")]
     assert await lease(database) == (70, 0), "its money can be spent again"
     told = await outcome(database)
@@ -86,6 +90,19 @@ async def test_an_end_is_one_transaction_with_its_charge(database: postgres.Data
     assert pricing.Quantities(**ended.usage or {}) == usage
     told = await outcome(database)
     assert (told.amount.nanos, told.free_reason, told.usage.pixels) == (60, "", 4096)
+
+
+async def test_of_one_that_no_runner_ends_the_waiting_is_told(database: postgres.Database) -> None:
+    made, fence = await make(database), await own(database)
+    [key] = await begin(database, fence, made.generation_id)
+    # Its only attempt ran for an hour, which is no waiting.
+    await database.execute("UPDATE generation SET created_at = created_at - interval '1 hour'")
+    await database.execute("UPDATE attempt SET started_at = started_at - interval '1 hour'")
+    for_good = poison.Verdict(poison.POISONED, suspect=True, solo_deaths=3)
+    [ended] = await attempts.Attempts(database).give_back(fence, [key], reason="X", judge=lambda *_: for_good)
+    assert ended.stages is not None
+    assert ended.stages.keys() == {"queued_us"}
+    assert 0 < ended.stages["queued_us"] < 60_000_000
 
 
 @pytest.mark.parametrize("read_max", [1, 2, generations.READ_MAX])

@@ -17,6 +17,8 @@ READ_MAX = 20
 """Generations in memory at a time: each may have half a megabyte of pictures in its request."""
 
 _COLUMNS = tuple(field.name for field in dataclasses.fields(domain.Generation))
+_QUEUED_US = """(extract(epoch FROM clock_timestamp() - created_at - coalesce((SELECT sum(ended_at - attempt.started_at)
+    FROM attempt WHERE attempt.generation_id = generation.generation_id), interval '0')) * 1000000)::bigint"""
 
 
 class Filters(NamedTuple):
@@ -35,7 +37,7 @@ class End(NamedTuple):
     charge_nanos: int = 0
     free_reason: str = ""  # empty means charged
     error: dict[str, Any] | None = None
-    stages: dict[str, int] | None = None
+    stages: dict[str, int] | None = None  # None: no runner has told them, so that it is known only how long it waited
     artifacts: list[dict[str, Any]] = []  # noqa: RUF012  # a tuple's default, never changed
     resumed_step: int = 0  # if progress has not told it yet
 
@@ -86,7 +88,8 @@ async def end(connection: postgres.Connection, generation: domain.Generation, en
     The caller holds the generation's row lock and has checked its fence.
     """
     row = await connection.fetchrow(
-        "UPDATE generation SET state = $2, error = $3, usage = $4, stages = $5, artifacts = $6, sequence = sequence + 1,"
+        "UPDATE generation SET state = $2, error = $3, usage = $4, artifacts = $6, sequence = sequence + 1,"
+        f" stages = coalesce($5, jsonb_build_object('queued_us', {_QUEUED_US})),"
         " checkpoint = NULL, resumed_step = greatest(resumed_step, $7),"
         " steps_done = CASE WHEN $2 = 'SUCCEEDED' THEN steps_total ELSE steps_done END,"
         " finished_at = clock_timestamp(), expected_finish_at = NULL WHERE generation_id = $1 RETURNING *",
