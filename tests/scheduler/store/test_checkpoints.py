@@ -7,7 +7,7 @@ from darkroom.scheduler import poison
 from darkroom.scheduler.domain import fleet
 from darkroom.scheduler.domain import generation as domain
 from darkroom.scheduler.store import attempts, checkpoints, explain, generations, queue
-from tests.scheduler.store.conftest import TENANT, make
+from tests.scheduler.store.conftest import TENANT, counted, make
 from tests.scheduler.store.placed import DECISION, begin, job, own
 
 USED = dataclasses.asdict(pricing.Quantities(gpu_time_us=30, steps=3))
@@ -157,3 +157,13 @@ async def test_what_a_checkpoint_has_counted_is_charged_where_cancelled_work_is(
     assert [one.error["reason"] for one in ended] == ["CANCELLED", "DEADLINE_EXCEEDED", "CANCELLED"]
     assert {one.usage["steps"] for one in ended} == {3}
     assert await database.fetchval("SELECT spent_nanos FROM spending_lease") == 3 * charge_nanos
+
+
+async def test_those_that_are_not_due_are_not_read(database):
+    await database.execute(
+        "INSERT INTO discarded_checkpoint SELECT 'med_' || number, 'ten_1', 'gen_1', clock_timestamp() + interval '1 hour'"
+        " FROM generate_series(1, 40) number"
+    )
+    async with counted(database, "discarded_checkpoint") as one:
+        assert await checkpoints.Checkpoints(one).due(limit=10, again_s=60.0) == []
+        assert await one.rows_read() == 0

@@ -160,3 +160,11 @@ async def test_old_keys_are_forgotten(store: creates.Creates, database: postgres
     assert await creates.sweep_keys(database, older_than_s=60.0) == 1
     second = await store.submit(dataclasses.replace(new(), idempotency_key="key"))
     assert second.generation_id != first.generation_id
+
+
+async def test_keys_that_are_kept_are_not_read(store: creates.Creates, database: postgres.Database) -> None:
+    for _ in range(50):
+        await store.submit(new())
+    async with counted(database, "idempotency") as one:
+        assert await creates.sweep_keys(one, older_than_s=60.0) == 0
+        assert await one.rows_read() == 0

@@ -6,6 +6,7 @@ import pytest
 
 from darkroom import postgres
 from darkroom.scheduler.store import outbox
+from tests.scheduler.store.conftest import counted
 
 
 @pytest.fixture
@@ -60,3 +61,10 @@ async def test_a_second_outcome_of_one_generation_fails_its_transaction(
     with pytest.raises(asyncpg.UniqueViolationError):
         async with database.transaction() as connection:
             await outbox.add(connection, kind="OUTCOME", subject_id="gen_0", payload=b"other")
+
+
+async def test_what_is_kept_is_not_read(store: outbox.Outbox, database: postgres.Database) -> None:
+    await store.delivered([entry.outbox_id for entry in await store.claim(limit=10)])
+    async with counted(database, "outbox") as one:
+        assert await outbox.Outbox(one).sweep(older_than_s=60.0) == 0
+        assert await one.rows_read() == 0

@@ -1,8 +1,8 @@
 """Ends and forgets what nobody else will.
 
-Waiting generations whose deadline has passed, or that were cancelled on a runner that then died, end here (on any replica: rows locked
-by another are skipped). Old idempotency keys, answered grants and delivered outbox rows are deleted after their retention, and
-checkpoints that nobody needs are deleted from media_store.
+Waiting generations whose deadline has passed end here (on any replica: rows locked by another are skipped). Old idempotency keys,
+answered grants and delivered outbox rows are deleted after their retention, and checkpoints that nobody needs are deleted from
+media_store.
 """
 
 import asyncio

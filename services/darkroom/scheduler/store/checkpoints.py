@@ -76,7 +76,7 @@ class Checkpoints:
         """Take discarded checkpoints to delete; one that is not then forgotten is due again after `again_s`."""
         rows = await self._database.fetch(
             "UPDATE discarded_checkpoint d SET next_try_at = clock_timestamp() + $2 * interval '1 second'"
-            " FROM (SELECT media_id FROM discarded_checkpoint WHERE next_try_at <= clock_timestamp()"
+            " FROM (SELECT media_id FROM discarded_checkpoint WHERE next_try_at <= statement_timestamp()"
             "       ORDER BY next_try_at LIMIT $1 FOR UPDATE SKIP LOCKED) t"
             " WHERE d.media_id = t.media_id RETURNING d.media_id, d.tenant_id, d.generation_id",
             limit,

@@ -253,7 +253,7 @@ async def _known(
 async def sweep_keys(database: postgres.Database, *, older_than_s: float) -> int:
     """Forget idempotency keys that are that old; how many."""
     tag = await database.execute(
-        "DELETE FROM idempotency WHERE created_at < clock_timestamp() - $1 * interval '1 second'", older_than_s
+        "DELETE FROM idempotency WHERE created_at < statement_timestamp() - $1 * interval '1 second'", older_than_s
     )
     return int(tag.split()[1])
 

@@ -113,6 +113,6 @@ class Outbox:
     async def sweep(self, *, older_than_s: float) -> int:
         """Delete what was delivered that long ago; how many rows went."""
         tag = await self._database.execute(
-            "DELETE FROM outbox WHERE delivered_at < clock_timestamp() - $1 * interval '1 second'", older_than_s
+            "DELETE FROM outbox WHERE delivered_at < statement_timestamp() - $1 * interval '1 second'", older_than_s
         )
         return int(tag.split()[1])
