@@ -21,6 +21,7 @@ from darkroom import errors
 
 ACQUIRE_TIMEOUT_S = 5.0
 COMMAND_TIMEOUT_S = 15.0
+MIGRATION_TIMEOUT_S = 3600.0  # an index of a table of many millions of rows takes minutes; whoever comes second waits
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 Row: TypeAlias = asyncpg.Record
@@ -89,11 +90,6 @@ class Database:
         async with self.acquire() as connection:
             return await connection.execute(sql, *args)
 
-    async def executemany(self, sql: str, rows: Sequence[Sequence[object]]) -> None:
-        """Run one statement for each row of arguments, all or nothing."""
-        async with self.acquire() as connection:
-            await connection.executemany(sql, rows)
-
     async def migrate(self, directory: importlib.resources.abc.Traversable) -> None:
         """Bring the schema up to date with the directory's `NNNN_name.sql` files; safe from several processes at once.
 
@@ -101,7 +97,11 @@ class Database:
         """
         migrations = _read_migrations(directory)
         async with self.transaction() as connection:
-            await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"migrate {self.schema}")
+            await connection.execute(
+                "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))",
+                f"migrate {self.schema}",
+                timeout=MIGRATION_TIMEOUT_S,
+            )
             await connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{self.schema}"')
             await connection.execute(
                 "CREATE TABLE IF NOT EXISTS migration (version int PRIMARY KEY, name text NOT NULL,"
@@ -110,7 +110,7 @@ class Database:
             done = {row["version"]: row["sha256"] for row in await connection.fetch("SELECT * FROM migration")}
             _check_history(migrations, done)
             for migration in migrations[len(done) :]:
-                await connection.execute(migration.sql)
+                await connection.execute(migration.sql, timeout=MIGRATION_TIMEOUT_S)
                 await connection.execute(
                     "INSERT INTO migration (version, name, sha256) VALUES ($1, $2, $3)",
                     migration.version,

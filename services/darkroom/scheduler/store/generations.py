@@ -140,14 +140,15 @@ class Generations:
     async def page(self, filters: Filters, *, before_id: str, limit: int) -> AsyncIterator[domain.Generation]:
         """Yield the newest that are older than `before_id` (empty: the newest of all), a few of them read at a time."""
         while limit:
+            asked = {"state =": filters.state, "model =": filters.model, "generation_id <": before_id}
+            asked = {what: value for what, value in asked.items() if value}  # what is not asked for hides no index
             rows = await self._database.fetch(
-                "SELECT * FROM generation WHERE tenant_id = $1 AND ($2 = '' OR generation_id < $2)"
-                " AND ($3 = '' OR state = $3) AND ($4 = '' OR model = $4) ORDER BY generation_id DESC LIMIT $5",
+                "SELECT * FROM generation WHERE tenant_id = $1"
+                + "".join(f" AND {what} ${number}" for number, what in enumerate(asked, 3))
+                + " ORDER BY generation_id DESC LIMIT $2",
                 filters.tenant_id,
-                before_id,
-                filters.state,
-                filters.model,
                 count := min(limit, READ_MAX),
+                *asked.values(),
             )
             for row in rows:
                 yield read(row)
