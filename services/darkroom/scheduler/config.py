@@ -53,7 +53,9 @@ class Config(settings.Room):
     runner_grace_s: float = settings.field(
         10.0, doc="a runner drops its attempts after this without a stream; longer than a take-over", low=0.2, high=600
     )
-    runner_lease_s: float = settings.field(5.0, doc="a runner that did not register for this is not dialled", low=0.2)
+    runner_lease_s: float = settings.field(
+        5.0, doc="estimates leave out a runner that did not register for this", low=0.2
+    )
 
     # placement
     tick_interval_s: float = settings.field(0.25, doc="longest wait for cancels and deadlines", low=0.01, high=5)

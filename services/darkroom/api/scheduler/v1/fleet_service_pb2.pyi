@@ -37,7 +37,7 @@ class _RunnerStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunnerSta
     RUNNER_STATE_QUARANTINED: _RunnerState.ValueType  # 3
     """Its device is faulty; it gets no work."""
     RUNNER_STATE_LOST: _RunnerState.ValueType  # 4
-    """Has not been heard of for its lease."""
+    """Its stream of work stayed silent; under this id it never comes back."""
 
 class RunnerState(_RunnerState, metaclass=_RunnerStateEnumTypeWrapper):
     """How a runner is."""
@@ -51,7 +51,7 @@ RUNNER_STATE_DRAINING: RunnerState.ValueType  # 2
 RUNNER_STATE_QUARANTINED: RunnerState.ValueType  # 3
 """Its device is faulty; it gets no work."""
 RUNNER_STATE_LOST: RunnerState.ValueType  # 4
-"""Has not been heard of for its lease."""
+"""Its stream of work stayed silent; under this id it never comes back."""
 Global___RunnerState: _TypeAlias = RunnerState  # noqa: Y015
 
 @_typing.final

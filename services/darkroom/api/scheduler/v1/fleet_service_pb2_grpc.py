@@ -52,8 +52,8 @@ class FleetServiceServicer(object):
     """
 
     def RegisterRunner(self, request, context):
-        """Called by a runner about once a second for as long as it lives, at any replica. A runner that has not called for
-        the answer's lease is taken for dead, and its work is placed again.
+        """Called by a runner about once a second for as long as it lives, at any replica. Estimates leave out a runner that has
+        not called for the lease of the answer; one whose stream of work stays silent is lost, and its work is placed again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

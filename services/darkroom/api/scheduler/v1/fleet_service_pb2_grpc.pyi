@@ -34,8 +34,8 @@ class FleetServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> FleetServiceAsyncStub: ...
     RegisterRunner: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.RegisterRunnerRequest, _fleet_service_pb2.RegisterRunnerResponse]
-    """Called by a runner about once a second for as long as it lives, at any replica. A runner that has not called for
-    the answer's lease is taken for dead, and its work is placed again.
+    """Called by a runner about once a second for as long as it lives, at any replica. Estimates leave out a runner that has
+    not called for the lease of the answer; one whose stream of work stays silent is lost, and its work is placed again.
     """
     ListRunners: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.ListRunnersRequest, _fleet_service_pb2.ListRunnersResponse]
     """Lists the runners with their latest samples, for operators."""
@@ -46,8 +46,8 @@ class FleetServiceAsyncStub(FleetServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RegisterRunner: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.RegisterRunnerRequest, _fleet_service_pb2.RegisterRunnerResponse]  # type: ignore[assignment]
-    """Called by a runner about once a second for as long as it lives, at any replica. A runner that has not called for
-    the answer's lease is taken for dead, and its work is placed again.
+    """Called by a runner about once a second for as long as it lives, at any replica. Estimates leave out a runner that has
+    not called for the lease of the answer; one whose stream of work stays silent is lost, and its work is placed again.
     """
     ListRunners: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.ListRunnersRequest, _fleet_service_pb2.ListRunnersResponse]  # type: ignore[assignment]
     """Lists the runners with their latest samples, for operators."""
@@ -61,8 +61,8 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_service_pb2.RegisterRunnerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_service_pb2.RegisterRunnerResponse, _abc.Awaitable[_fleet_service_pb2.RegisterRunnerResponse]]:
-        """Called by a runner about once a second for as long as it lives, at any replica. A runner that has not called for
-        the answer's lease is taken for dead, and its work is placed again.
+        """Called by a runner about once a second for as long as it lives, at any replica. Estimates leave out a runner that has
+        not called for the lease of the answer; one whose stream of work stays silent is lost, and its work is placed again.
         """
 
     @_abc_1.abstractmethod
