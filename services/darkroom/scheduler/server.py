@@ -110,8 +110,7 @@ def _acceptance(tasks: rpc.server.Background, parts: _Parts) -> create.Acceptanc
         models=parts.models,
         creates=commits,
         prices=parts.prices,
-        loras=parts.loras,
-        media=parts.media,
+        stores=create.Stores(loras=parts.loras, media=parts.media),
         funds=funds,
         backlog=waiting,
         forecast=parts.forecast,
@@ -123,6 +122,7 @@ def _quotes(parts: _Parts) -> quote.Quotes:
     return quote.Quotes(
         models=parts.models,
         prices=parts.prices,
+        stores=create.Stores(loras=parts.loras, media=parts.media),
         forecast=parts.forecast,
         price_safety_factor=parts.config.price_safety_factor,
     )

@@ -1,7 +1,8 @@
-from darkroom import errors
+from darkroom import errors, ids
 from darkroom.api.model_runner.v1 import runner_service_pb2 as runner_pb
 from darkroom.api.scheduler.v1 import generation_service_pb2 as pb
 from darkroom.api.types.v1 import inputs_pb2
+from darkroom.scheduler.fakes import loras
 from tests.scheduler import stage
 from tests.scheduler.conftest import ESTIMATE_NANOS, MODEL, eventually, fields_of, refusal
 
@@ -54,3 +55,16 @@ async def test_a_bad_request_is_refused_as_a_create_would_be(tenant):
     assert fields_of(refused) == ["image.steps"]
     refused = await refusal(tenant.generations.EstimateGeneration(pb.EstimateGenerationRequest()))
     assert fields_of(refused) == ["model"]
+
+
+async def test_what_a_create_would_not_find_is_not_found(room, tenant):
+    misfit = ids.new("lora")
+    room.loras.adapters = {misfit: loras.Adapter(tenant.tenant_id, "another-model")}
+
+    def with_adapter(adapter_id: str) -> pb.EstimateGenerationRequest:
+        return asking(adapters=[inputs_pb2.AdapterRef(adapter_id=adapter_id)])
+
+    refused = await refusal(tenant.generations.EstimateGeneration(with_adapter(misfit)))
+    assert fields_of(refused) == ["image.adapters[0].adapter_id"]
+    refused = await refusal(tenant.generations.EstimateGeneration(with_adapter(ids.new("lora"))))
+    assert isinstance(refused, errors.NotFound)

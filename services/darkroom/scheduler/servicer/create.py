@@ -69,14 +69,35 @@ class Forecast(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stores:
+    """The rooms that have what a request may name by id."""
+
+    loras: loras.Loras
+    media: media.Media
+
+    async def check(
+        self, wanted: asked.Media, entry: catalog.ModelEntry, *, tenant_id: str, generation_id: str
+    ) -> None:
+        """Return if the tenant has all that is named, fit for the model; NotFound or InvalidArgument otherwise."""
+        await self.loras.check(
+            [adapter.adapter_id for adapter in wanted.adapters],
+            field=f"{entry.kind}.adapters",
+            tenant_id=tenant_id,
+            generation_id=generation_id,
+            model=entry.name,
+        )
+        pictures = sources.stored(wanted, entry.kind)
+        await self.media.check_pictures(pictures, tenant_id=tenant_id, generation_id=generation_id)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Acceptance:
     """Everything that a create goes through."""
 
     models: Mapping[str, catalog.ModelEntry]
     creates: creates.Creates
     prices: billing.Prices
-    loras: loras.Loras
-    media: media.Media
+    stores: Stores
     funds: Funds
     backlog: Backlog
     forecast: Forecast
@@ -104,7 +125,7 @@ class Acceptance:
         generation_id = ids.new("gen")
         filled = admit.fill(request, entry)
         wanted = asked.media(filled, entry.kind)
-        await self._check_named(wanted, entry, tenant_id=tenant_id, generation_id=generation_id)
+        await self.stores.check(wanted, entry, tenant_id=tenant_id, generation_id=generation_id)
         price = await self.prices.of(entry.name)
         measured = self.forecast.slowest(entry.name)
         cost = estimate.estimate(wanted, entry, measured, rates=price.rates, safety_factor=self.price_safety_factor)
@@ -134,20 +155,6 @@ class Acceptance:
             deadline_us=deadline_us,
             expected_us=expected_us,
         )
-
-    async def _check_named(
-        self, wanted: asked.Media, entry: catalog.ModelEntry, *, tenant_id: str, generation_id: str
-    ) -> None:
-        """Ask the stores for what the request names by id."""
-        await self.loras.check(
-            [adapter.adapter_id for adapter in wanted.adapters],
-            field=f"{entry.kind}.adapters",
-            tenant_id=tenant_id,
-            generation_id=generation_id,
-            model=entry.name,
-        )
-        pictures = sources.stored(wanted, entry.kind)
-        await self.media.check_pictures(pictures, tenant_id=tenant_id, generation_id=generation_id)
 
     async def _commit(self, new: domain.New) -> domain.Generation:
         for _ in range(LEASE_TRIES_MAX):

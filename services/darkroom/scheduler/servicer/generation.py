@@ -55,7 +55,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         self, request: pb.EstimateGenerationRequest, context: Context
     ) -> pb.EstimateGenerationResponse:
         """Predict a request without accepting it."""
-        return await self._quotes.quote(request)
+        return await self._quotes.quote(rpc.principal().tenant_id, request)
 
     async def GetGeneration(self, request: pb.GetGenerationRequest, context: Context) -> pb.GetGenerationResponse:
         """Read one."""

@@ -7,7 +7,7 @@ go out. The numbers are those of admission: `estimate` over what the runners hav
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from darkroom import catalog, errors, pricing
+from darkroom import catalog, errors, ids, pricing
 from darkroom.api.scheduler.v1 import generation_service_pb2 as pb
 from darkroom.api.types.v1 import money_pb2
 from darkroom.scheduler import admit, asked, estimate
@@ -24,17 +24,20 @@ class Quotes:
 
     models: Mapping[str, catalog.ModelEntry]
     prices: billing.Prices
+    stores: create.Stores
     forecast: create.Forecast
     price_safety_factor: float
 
-    async def quote(self, request: pb.EstimateGenerationRequest) -> pb.EstimateGenerationResponse:
-        """Predict a request; InvalidArgument names what is wrong with it, NotFound an accelerator that nobody has."""
+    async def quote(self, tenant_id: str, request: pb.EstimateGenerationRequest) -> pb.EstimateGenerationResponse:
+        """Predict a tenant's request; InvalidArgument names what is wrong with it, NotFound what is not there."""
         wished = pb.CreateGenerationRequest()
         wished.CopyFrom(request.generation)
         wished.idempotency_key = wished.idempotency_key or _ANY_KEY
         entry = admit.check(wished, self.models)
         filled = admit.fill(wished, entry)
-        wanted, rates = asked.media(filled, entry.kind), (await self.prices.of(entry.name)).rates
+        wanted = asked.media(filled, entry.kind)
+        await self.stores.check(wanted, entry, tenant_id=tenant_id, generation_id=ids.new("gen"))
+        rates = (await self.prices.of(entry.name)).rates
         slowest = self.forecast.slowest(entry.name)
         most = estimate.estimate(wanted, entry, slowest, rates=rates, safety_factor=self.price_safety_factor)
         told = [self._on(one, wanted, entry, rates) for one in self._kinds(entry, request.accelerator)]
