@@ -4,6 +4,7 @@ import contextlib
 import pytest
 
 from darkroom import tokens
+from darkroom.api.model_runner.v1 import runner_service_pb2
 from darkroom.api.scheduler.v1 import generation_service_pb2
 from darkroom.api.types.v1 import inputs_pb2
 from darkroom.scheduler.domain import fleet
@@ -71,6 +72,7 @@ async def until(holds):
 
 async def test_it_becomes_ready_and_sees_what_heartbeats_tell(runner, service_secret):
     runner.behaviour.utilization_percent = 40
+    runner.behaviour.step_costs = [runner_service_pb2.StepCost(model="m", shape="64x64", rows=2, step_us=30)]
     async with linked(service_secret, runner) as link:
         assert not link.ready
         await until(lambda: link.ready)
@@ -83,6 +85,8 @@ async def test_it_becomes_ready_and_sees_what_heartbeats_tell(runner, service_se
         )
         assert (view.memory_total_bytes, view.memory_free_bytes) == (fakes.MEMORY_BYTES, fakes.MEMORY_BYTES)
         assert (view.foreign_utilization, view.draining, view.quarantine) == (0.4, False, "")
+        assert view.step_us == {("m", "64x64"): 15}
+        assert view.step_us is link.step_us  # read when it came, not with every look
         assert link.listener.lives == [frozenset()]
         status = link.status(3)
         assert (status["attempts"], status["foreign_utilization"]) == (3, 0.4)

@@ -54,6 +54,7 @@ class Link:
     impostor: bool = False  # another process answers at its address
     share: foreign.Share = foreign.UNKNOWN
     heartbeat: pb.Heartbeat = dataclasses.field(default_factory=pb.Heartbeat)
+    step_us: dict[tuple[str, str], int] = dataclasses.field(default_factory=dict)  # what the heartbeat tells of steps
     _outgoing: "asyncio.Queue[pb.WorkRequest] | None" = None
     _listed: frozenset[fleet.Key] | None = None
 
@@ -61,6 +62,11 @@ class Link:
     def runner_id(self) -> str:
         """The runner's id."""
         return self.registration.runner_id
+
+    @property
+    def draining(self) -> bool:
+        """Whether it takes no more work and goes."""
+        return self.registration.draining or self.heartbeat.draining
 
     def send(self, message: pb.WorkRequest) -> None:
         """Send on the present stream; without one the message is dropped, for reconnecting settles what it would have."""
@@ -103,6 +109,7 @@ class Link:
     def _beat(self, heartbeat: pb.Heartbeat) -> None:
         sample = heartbeat.sample
         self.heartbeat = heartbeat
+        self.step_us = peer.step_costs(heartbeat)
         utilization = sample.utilization_percent if sample.HasField("utilization_percent") else None
         reading = foreign.Reading(utilization, heartbeat.engine_idle, heartbeat.slowdown, heartbeat.busy_us)
         self.share = foreign.update(self.share, reading)
@@ -125,11 +132,11 @@ class Link:
             resident=frozenset(self.heartbeat.resident_models),
             memory_total_bytes=sample.memory_total_bytes if known else 0,
             memory_free_bytes=sample.memory_total_bytes - sample.memory_used_bytes if known else 0,
-            draining=self.registration.draining or self.heartbeat.draining,
+            draining=self.draining,
             quarantine=self.quarantine,
             silent_s=self.silence_s,
             foreign_utilization=self.share.utilization,
-            step_us=peer.step_costs(self.heartbeat),
+            step_us=self.step_us,
         )
 
     def status(self, attempts: int) -> dict[str, Any]:

@@ -203,7 +203,7 @@ class Pool:
         step = self._steps.pop(key, None)
         if step is not None and step.resumed_step:  # told of attempts that end soon, too
             await self._tenure.try_(lambda: self._tenure.note([step]))
-        ended = await self._tenure.persist(lambda: self._commit(key, message, drains=link.view().draining))
+        ended = await self._tenure.persist(lambda: self._commit(key, message, drains=link.draining))
         self._committing.discard(key)
         if ended is not None:
             link.send(peer.acknowledge(key))
