@@ -3,6 +3,7 @@ import asyncio
 import pytest
 
 from darkroom import embedded_postgres, errors
+from darkroom.scheduler.store import fleet as fleet_store
 from darkroom.scheduler.store import pools
 from tests.scheduler import stage
 from tests.scheduler.conftest import Tenant, eventually, rooms
@@ -80,6 +81,37 @@ async def test_an_outcome_that_came_while_nobody_owned_the_pool_is_taken_by_the_
         elsewhere = await same_tenant_at(idle_room, tenant, second)
         done = await stage.until(elsewhere, made.generation_id)
         assert (done.state, done.attempts) == (stage.SUCCEEDED, 1)
+
+
+async def test_an_owner_that_cannot_read_the_fleet_at_first_buries_nobody(idle_room, monkeypatch):
+    await idle_room.start()
+    tenant = await idle_room.tenant()
+    async with stage.runners(idle_room, "node-a") as [runner]:
+        runner.behaviour.waits_over = "circle"
+        made = await tenant.create()
+        await eventually(lambda: aboard(runner))
+        await idle_room.stop_replica()
+        of_pool, tries = fleet_store.Fleet.of_pool, []
+
+        async def away_at_first(self, pool):
+            tries.append(pool)
+            if len(tries) < 4:
+                raise errors.Unavailable("the database is away")
+            return await of_pool(self, pool)
+
+        monkeypatch.setattr(fleet_store.Fleet, "of_pool", away_at_first)
+        second = await idle_room.start_replica(poll_interval_s=2.0)  # longer than between two passes
+        runner.register_at(second)
+
+        async def answered() -> bool:
+            return len(tries) >= 4
+
+        await eventually(answered)
+        runner.finish_all()
+        elsewhere = await same_tenant_at(idle_room, tenant, second)
+        done = await stage.until(elsewhere, made.generation_id)
+        assert (done.state, done.attempts) == (stage.SUCCEEDED, 1)
+        assert await idle_room.database.fetchval("SELECT count(*) FROM runner WHERE lost_at IS NOT NULL") == 0
 
 
 async def test_a_pool_without_runners_or_work_is_let_go(idle_room):

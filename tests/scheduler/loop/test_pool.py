@@ -1,10 +1,9 @@
 import asyncio
 import hashlib
 
-from darkroom import errors, ids
+from darkroom import ids
 from darkroom.api.model_runner.v1 import runner_service_pb2 as work_pb
 from darkroom.scheduler.fakes import results
-from darkroom.scheduler.store import fleet as fleet_store
 from tests.scheduler import stage
 from tests.scheduler.conftest import MODEL, eventually
 
@@ -261,33 +260,6 @@ async def test_a_draining_runner_finishes_and_takes_no_more(room, tenant):
         async with stage.runners(room, "node-b") as [other]:
             assert (await stage.until(tenant, waiting.generation_id)).runner_id == other.runner_id
         assert (await tenant.get(endless.generation_id)).state == stage.RUNNING
-
-
-async def test_an_owner_that_cannot_read_the_fleet_at_first_buries_nobody(idle_room, monkeypatch):
-    await idle_room.start()
-    tenant = await idle_room.tenant()
-    async with stage.runners(idle_room, "node-a") as [runner]:
-        runner.behaviour.waits_over = "circle"
-        made = await tenant.create()
-        await eventually(lambda: _true(bool(runner.aboard())))
-        await idle_room.stop_replica()
-        of_pool, tries = fleet_store.Fleet.of_pool, []
-
-        async def away_at_first(self, pool):
-            tries.append(pool)
-            if len(tries) < 4:
-                raise errors.Unavailable("the database is away")
-            return await of_pool(self, pool)
-
-        monkeypatch.setattr(fleet_store.Fleet, "of_pool", away_at_first)
-        second = await idle_room.start_replica(poll_interval_s=2.0)  # longer than between two passes
-        runner.register_at(second)
-        await eventually(lambda: _true(len(tries) >= 4))
-        runner.finish_all()
-        elsewhere = idle_room.connect(tenant.tenant_id, tenant.key, second)
-        done = await stage.until(elsewhere, made.generation_id)
-        assert (done.state, done.attempts) == (stage.SUCCEEDED, 1)
-        assert await idle_room.database.fetchval("SELECT count(*) FROM runner WHERE lost_at IS NOT NULL") == 0
 
 
 async def test_one_tenants_flood_does_not_keep_another_waiting(idle_room):
