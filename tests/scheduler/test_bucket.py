@@ -57,3 +57,17 @@ def test_sounds_and_pictures_tell_nothing_of_each_other():
 
 def test_guidance_is_twice_the_work():
     assert (bucket.of("64x32").work, bucket.of("64x32 guided").work, bucket.of("window").work) == (2048, 4096, 1)
+
+
+def test_what_was_not_measured_costs_what_the_nearest_does_in_proportion():
+    known = bucket.Nearest({"64x64": 100, "64x64 guided": 190, "made up": 1})
+    assert [known["64x64"], known["128x64"], known["128x128 guided"]] == [100, 200, 760]
+    assert known["128x64"] == 200  # once more
+    assert known.get("window", 7) == known.get("", 7) == 7
+    assert "128x64" not in known
+    assert known == {"64x64": 100, "64x64 guided": 190, "made up": 1}
+
+
+def test_of_what_several_measured_the_slowest_counts():
+    tables = [{("m", "64x64"): 100, ("k", "64x64"): 5}, {("m", "64x64"): 70, ("m", "window"): 3}]
+    assert bucket.slowest(tables) == {"m": {"64x64": 100, "window": 3}, "k": {"64x64": 5}}

@@ -6,15 +6,16 @@ import pytest
 
 from darkroom import catalog, errors, ids, pricing
 from darkroom.api.types.v1 import inputs_pb2, media_pb2
-from darkroom.scheduler import estimate
+from darkroom.scheduler import bucket, estimate
 from darkroom.scheduler.domain import fleet
 from tests.scheduler import conftest, media_entries
 
 RATES = pricing.Rates(nanos_per_image=1_000_000, nanos_per_megapixel=2_000_000, nanos_per_gpu_second=10_000_000)
 
 
-def measured(steps_us: dict[str, int], **fixed: fleet.FixedCost) -> fleet.Accelerator:
-    return fleet.Accelerator("cpu", True, steps_us, {size.removeprefix("of_"): cost for size, cost in fixed.items()})
+def measured(steps_us: dict[str, int], **fixed: fleet.FixedCost) -> list[fleet.Accelerator]:
+    fixed = {size.removeprefix("of_"): cost for size, cost in fixed.items()}
+    return [fleet.Accelerator("cpu", True, bucket.Nearest(steps_us), fixed)]
 
 
 def test_the_price_is_the_most_it_can_cost(catalog_dir: Path) -> None:
@@ -117,11 +118,25 @@ def test_what_was_not_measured_is_scaled_from_the_nearest_that_was(
 ) -> None:
     entry = catalog.load(catalog_dir)[conftest.MODEL]
     known = {"64x64": 100, "64x64 guided": 190, "96x128": 330, "64x64 draft": 40, "window": 7, "a runner's own": 1}
-    assert estimate.step_cost_us(wanted, entry, known) == step_us
+    assert estimate.step_cost_us(wanted, entry, bucket.Nearest(known)) == step_us
+
+
+def test_the_slowest_kind_counts_whatever_each_has_measured(catalog_dir: Path) -> None:
+    entry = catalog.load(catalog_dir)[conftest.MODEL]
+    fast = measured({"128x128": 100}, of_128x128=fleet.FixedCost(50, 20, 2))
+    slow = measured({"64x64": 500}, of_64x64=fleet.FixedCost(40, 30, 1))
+    none = measured({"window": 9_999}, window=fleet.FixedCost(9_999, 9_999, 9_999))
+    wanted = image(128, 128, steps=10, num_images=1)
+    cost = estimate.estimate(wanted, entry, [*fast, *slow, *none], rates=RATES, safety_factor=1.0)
+    assert (cost.work_us, cost.fixed_us, cost.encode_us) == (10 * 4 * 500 + 50 + 4 * 30, 50 + 4 * 30, 4)
+    alone = [estimate.estimate(wanted, entry, kind, rates=RATES, safety_factor=1.0).nanos for kind in (fast, slow)]
+    assert cost.nanos >= max(alone)
+    assert estimate.estimate(wanted, entry, none, rates=RATES, safety_factor=1.0).work_us == 10 * 4_000  # as guessed
 
 
 def test_only_the_very_bucket_counts_as_measured(catalog_dir: Path) -> None:
     entry = catalog.load(catalog_dir)[conftest.MODEL]
-    assert estimate.is_measured(image(64, 64), entry, {"64x64": 1})
-    assert not estimate.is_measured(image(64, 64, guided=True), entry, {"64x64": 1})
-    assert not estimate.is_measured(image(64, 64, quality=media_pb2.QUALITY_TIER_HIGH), entry, {"64x64": 1})
+    known = bucket.Nearest({"64x64": 1})
+    assert estimate.is_measured(image(64, 64), entry, known)
+    assert not estimate.is_measured(image(64, 64, guided=True), entry, known)
+    assert not estimate.is_measured(image(64, 64, quality=media_pb2.QUALITY_TIER_HIGH), entry, known)

@@ -1,6 +1,6 @@
 import pytest
 
-from darkroom.scheduler import predict
+from darkroom.scheduler import bucket, predict
 from darkroom.scheduler.domain import fleet
 
 JOB = fleet.Job(
@@ -27,6 +27,9 @@ def with_(thing, **changes):
         ({}, 5_000),  # not measured: as accepted
         ({"step_us": {("m", "64x64"): 300}}, 3_000),
         ({"step_us": {("m", "128x64"): 300}}, 5_000),
+        ({"kind_us": {"m": bucket.Nearest({"128x64": 800})}}, 4_000),  # before what was accepted for all kinds
+        ({"kind_us": {"m": bucket.Nearest({"64x64": 800})}, "step_us": {("m", "64x64"): 300}}, 3_000),
+        ({"kind_us": {"m": bucket.Nearest({"window": 800}), "k": bucket.Nearest({"64x64": 800})}}, 5_000),
         ({"resident": frozenset()}, 5_700),
         ({"backlog_us": {2: 1_000}}, 6_000),
         ({"backlog_us": {1: 300, 2: 1_000, 3: 9_000}}, 6_300),  # what is less urgent gives way

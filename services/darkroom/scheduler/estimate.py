@@ -4,7 +4,7 @@ A filled request, its model, the prices in force and measured costs (where there
 the spending lease reserves. The same work estimate serves placement.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from darkroom import catalog, errors, pricing
@@ -28,17 +28,17 @@ class Estimate(NamedTuple):
 def estimate(
     wanted: asked.Media,
     entry: catalog.ModelEntry,
-    measured: fleet.Accelerator,
+    kinds: Sequence[fleet.Accelerator],
     *,
     rates: pricing.Rates,
     safety_factor: float,
 ) -> Estimate:
-    """Bound the work and the price of a filled input, by what was measured of its model.
+    """Bound the work and the price of a filled input, by what was measured of its model on each kind of accelerator: by the slowest.
 
     Files are made beside the device's work, so that only the last one's time comes after it.
     """
-    step_us = step_cost_us(wanted, entry, measured.step_costs_us)
-    fixed = fixed_cost(wanted, entry, measured.fixed_costs)
+    step_us = step_cost_us(wanted, entry, *(kind.step_costs_us for kind in kinds))
+    fixed = fixed_cost(wanted, entry, *(kind.fixed_costs for kind in kinds))
     size = asked.size(wanted)
     steps_total = sources.steps_left(wanted, entry) * size.outputs
     fixed_us = fixed.prepare_us + fixed.decode_us * size.outputs
@@ -54,25 +54,35 @@ def estimate(
     return Estimate(work_us, fixed_us, fixed.encode_us, steps_total, nanos)
 
 
-def step_cost_us(wanted: asked.Media, entry: catalog.ModelEntry, known: Mapping[str, int]) -> int:
-    """Predict one step of one output from what was measured of the model, by bucket, else from the catalogue's guess.
+def step_cost_us(wanted: asked.Media, entry: catalog.ModelEntry, *known: Mapping[str, int]) -> int:
+    """Predict one step of one output from what each kind knows of the model (`bucket.Nearest`), else from the catalogue's guess.
 
-    What was not measured is scaled by its work from the nearest bucket that was.
+    The slowest kind counts, so that what is reserved holds wherever the work lands.
     """
-    own = bucket.of(asked.shape(wanted, entry))
-    nearest, cost_us = bucket.nearest(own, known) or (_of_guess(entry, own), entry.step_cost_us_guess)
-    return max(1, round(cost_us * own.work / nearest.work))
+    shape = asked.shape(wanted, entry)
+    told_us = [each.get(shape, 0) for each in known]
+    if slowest_us := max(told_us, default=0):
+        return slowest_us
+    own = bucket.of(shape)
+    return max(1, round(entry.step_cost_us_guess * own.work / _of_guess(entry, own).work))
 
 
-def fixed_cost(wanted: asked.Media, entry: catalog.ModelEntry, known: Mapping[str, fleet.FixedCost]) -> fleet.FixedCost:
-    """Predict what it takes besides its steps from what was measured of the model, by size; nothing if nothing was.
+def fixed_cost(
+    wanted: asked.Media, entry: catalog.ModelEntry, *known: Mapping[str, fleet.FixedCost]
+) -> fleet.FixedCost:
+    """Predict what it takes besides its steps from what each kind measured of the model, by size; nothing if nothing was.
 
-    Decoding and files of a size that was not measured are scaled by their pixels from the nearest that was; a text takes the same.
+    Decoding and files of a size that was not measured are scaled by their pixels from the nearest that was; a text takes the same. Of
+    each, the slowest kind counts.
     """
     own = bucket.of(asked.shape(wanted, entry))._replace(tier="", guided=False)
-    nearest, cost = bucket.nearest(own, known) or (own, fleet.FixedCost())
-    scale = own.work / nearest.work
-    return fleet.FixedCost(cost.prepare_us, round(cost.decode_us * scale), round(cost.encode_us * scale))
+    told = []
+    for each in known:
+        if found := bucket.nearest(own, each):
+            nearest, cost = found
+            scale = own.work / nearest.work
+            told.append((cost.prepare_us, round(cost.decode_us * scale), round(cost.encode_us * scale)))
+    return fleet.FixedCost(*map(max, zip(*told, strict=True)))
 
 
 def is_measured(wanted: asked.Media, entry: catalog.ModelEntry, known: Mapping[str, int]) -> bool:

@@ -19,8 +19,12 @@ the same neighbours twice, or take one stall for a rate."""
 
 
 def whole_us(job: fleet.Job, runner: fleet.Runner) -> int:
-    """Accelerator time of all its steps there, as measured if the runner knows the shape, else as accepted, and its fixed cost."""
-    step_us = runner.step_us.get((job.model, job.shape))
+    """Accelerator time of all its steps there and its fixed cost.
+
+    Steps cost what the runner measured of the shape, else what runners of its kind did, of the nearest shape if need be, else what was
+    accepted.
+    """
+    step_us = runner.step_us.get((job.model, job.shape)) or runner.kind_us.get(job.model, {}).get(job.shape)
     return job.work_us if step_us is None else job.fixed_us + step_us * job.steps_total
 
 

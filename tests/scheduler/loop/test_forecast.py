@@ -1,4 +1,5 @@
 import asyncio
+import dataclasses
 
 import pytest
 
@@ -34,7 +35,6 @@ def expected(room):
 
 
 async def test_it_knows_nothing_before_it_has_read(expected):
-    assert expected.slowest(MODEL).step_costs_us == {}
     assert expected.accelerators(MODEL) == []
     assert expected.wait_us(MODEL, 2) is None
     assert expected.runners(MODEL) == 0
@@ -54,16 +54,21 @@ async def test_what_runners_measured_and_what_waits_is_known_on_any_replica(room
 
         async def measured() -> bool:
             await expected.refresh()
-            return expected.slowest(MODEL).step_costs_us.get("64x64 guided") == 500  # the slowest
+            known = [kind.step_costs_us for kind in expected.accelerators(MODEL)]
+            return known == [{"64x64": 250, "64x64 guided": 500}]  # the slowest
 
         await eventually(measured)
-        slowest = expected.slowest(MODEL)
-        assert slowest.step_costs_us == {"64x64": 250, "64x64 guided": 500}
-        assert slowest.fixed_costs == {"64x64": (500, 600, 7)}
         (kind,) = expected.accelerators(MODEL)
-        assert kind[2:] == slowest[2:]
+        assert kind.fixed_costs == {"64x64": (500, 600, 7)}
         assert expected.runners(MODEL) == 2
         assert expected.wait_us(MODEL, domain.Priority.BATCH) == 0
+
+        async def admission_knows() -> bool:
+            wanted = generation_service_pb2.EstimateGenerationRequest(generation=request())
+            told = await tenant.generations.EstimateGeneration(wanted)
+            return [kind.work_us for kind in told.accelerators] == [6_100]
+
+        await eventually(admission_knows)
         for priority in (domain.Priority.STANDARD, domain.Priority.STANDARD, domain.Priority.BATCH):
             made = await tenant.create(priority=priority)
             await stage.until(tenant, made.generation_id, stage.RUNNING)
@@ -186,6 +191,24 @@ async def test_what_waits_evens_out_what_is_aboard(idle_room):
             return waits_us == [0, 2_000 + 4_000, (2_000 + 4_000 + 40_000 + 10_000) // 2]
 
         await eventually(shared)
+
+
+async def test_a_runner_is_as_fast_as_its_kind_until_it_has_measured(room, tenant, expected):
+    async with stage.runners(room, "node-a", "node-b") as both:
+        both[0].behaviour.step_costs = MEASURED
+
+        async def known() -> bool:
+            await expected.refresh()
+            return expected.completion_us(JOB) == 3_073
+
+        await eventually(known)
+        await stage.all_ready(room, 2)
+        made = await tenant.create()
+        await stage.until(tenant, made.generation_id)
+        (decision,) = await stage.decisions(tenant, made.generation_id)
+        assert [one.predicted_us for one in decision.candidates] == [3_000, 3_000]
+        larger = dataclasses.replace(JOB, shape="128x64 guided")
+        assert expected.completion_us(larger) == 6_073
 
 
 async def test_an_end_waits_for_what_is_there_already(room, tenant, expected):

@@ -3,8 +3,10 @@ from darkroom.api.model_runner.v1 import runner_service_pb2 as runner_pb
 from darkroom.api.scheduler.v1 import generation_service_pb2 as pb
 from darkroom.api.types.v1 import inputs_pb2
 from darkroom.scheduler.fakes import loras
+from darkroom.scheduler.store import fleet as fleet_store
 from tests.scheduler import stage
 from tests.scheduler.conftest import ESTIMATE_NANOS, MODEL, eventually, fields_of, refusal
+from tests.scheduler.store import placed
 
 
 def asking(accelerator: str = "", **image) -> pb.EstimateGenerationRequest:
@@ -48,6 +50,29 @@ async def test_it_is_told_for_each_kind_of_accelerator_what_its_runners_measured
         assert isinstance(await refusal(tenant.generations.EstimateGeneration(asking("abacus"))), errors.NotFound)
         created = await tenant.create()
         assert created.estimate == told.price_max
+
+
+async def test_what_is_reserved_holds_on_the_slowest_kind(idle_room):
+    await idle_room.start(stream_grace_s=60.0)  # nobody answers at their addresses
+    tenant = await idle_room.tenant()
+    statuses = {}
+    for product, shape, step_us in (("H200", "128x64", 100), ("L4", "64x64", 500)):
+        registered = await placed.register(
+            idle_room.database, pool=product.lower(), device={"product": product}, models=[MODEL]
+        )
+        costs = [{"model": MODEL, "shape": shape, "rows": 1, "step_us": step_us, "guided": True}]
+        statuses[registered.runner_id] = {"heartbeat": {"resident_models": [MODEL], "step_costs": costs}}
+    await fleet_store.Fleet(idle_room.database).save_status(statuses)
+
+    async def measured() -> bool:
+        told = await tenant.generations.EstimateGeneration(asking(width=128))
+        return [kind.work_us for kind in told.accelerators] == [1_000, 10_000]
+
+    await eventually(measured)
+    told = await tenant.generations.EstimateGeneration(asking(width=128))
+    assert [kind.measured for kind in told.accelerators] == [True, False]
+    assert told.price_max.nanos == 1_000_000 + 200_000  # twice the time on the slower
+    assert told.completion_us == 1_000  # on the faster
 
 
 async def test_a_bad_request_is_refused_as_a_create_would_be(tenant):

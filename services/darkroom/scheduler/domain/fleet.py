@@ -77,6 +77,7 @@ class Runner:
     silent_s: float = 0.0  # since its last heartbeat
     foreign_utilization: float = 0.0  # 0 to 1
     step_us: Mapping[tuple[str, str], int] = field(default_factory=dict)  # one row's step by (model, shape)
+    kind_us: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # by model and shape, of its pool's slowest
     attempts: int = 0
     has_solo: bool = False
     backlog_us: Mapping[int, int] = field(default_factory=dict)  # predicted accelerator time ahead there, by priority
@@ -106,7 +107,7 @@ class Accelerator(NamedTuple):
 
     product: str
     is_resident: bool  # a runner of this kind has the model loaded
-    step_costs_us: Mapping[str, int]  # one row's step by bucket, on the slowest of them
+    step_costs_us: Mapping[str, int]  # one row's step by bucket, on the slowest of them (`bucket.Nearest`)
     fixed_costs: Mapping[str, FixedCost]  # by size, on the slowest of them
 
 

@@ -6,17 +6,17 @@ waiting: what a step costs, how much work waits, when a job would be done, how m
 
 import asyncio
 import dataclasses
-import functools
 import itertools
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from google.protobuf import json_format
 
 from darkroom import catalog, errors, postgres
 from darkroom.api.model_runner.v1 import runner_service_pb2 as pb
-from darkroom.scheduler import predict
+from darkroom.scheduler import bucket, predict
 from darkroom.scheduler.config import Config
 from darkroom.scheduler.domain import fleet
 from darkroom.scheduler.peers import runner as peer
@@ -34,7 +34,7 @@ class Forecast:
         self._fleet = fleet_store.Fleet(database)
         self._seen_within_s = config.runner_lease_s
         self._load_us = {name: round(entry.load_s_guess * 1e6) for name, entry in models.items()}
-        self._accelerators: dict[str, dict[str, fleet.Accelerator]] = {}
+        self._accelerators: dict[str, list[fleet.Accelerator]] = {}
         self._runners: dict[str, list[fleet.Runner]] = {}
 
     async def run(self) -> None:
@@ -48,32 +48,25 @@ class Forecast:
 
     async def refresh(self) -> None:
         """Read once."""
-        runners: dict[str, fleet.Runner] = {}
-        accelerators: dict[str, dict[str, fleet.Accelerator]] = defaultdict(dict)
-        for row in await self._fleet.live(seen_within_s=self._seen_within_s):
-            heartbeat = json_format.ParseDict(
-                row.status.get("heartbeat", {}), pb.Heartbeat(), ignore_unknown_fields=True
-            )
-            product = row.registration.device.get("product", "")
-            runners[row.registration.runner_id] = _runner(row, heartbeat)
-            for model in row.registration.models:
-                told = _measured(product, heartbeat, model)
-                accelerators[model][product] = _slower(told, accelerators[model].get(product, told))
+        seen = [_seen(row) for row in await self._fleet.live(seen_within_s=self._seen_within_s)]
         aboard: dict[str, list[fleet.Load]] = defaultdict(list)
         for load in await self._fleet.loads():
             aboard[load.runner_id].append(load)
-        laden = {one: predict.laden(runner, aboard[one], self._load_us) for one, runner in runners.items()}
+        pools: dict[str, list[fleet.Runner]] = defaultdict(list)
+        for one in seen:
+            pools[one.pool].append(one.runner)
+        kinds = {pool: bucket.slowest(runner.step_us for runner in those) for pool, those in pools.items()}
+        laden = {}
+        for one in seen:
+            runner = dataclasses.replace(one.runner, kind_us=kinds[one.pool])
+            laden[runner.runner_id] = predict.laden(runner, aboard[runner.runner_id], self._load_us)
         _pour(aboard[""], laden)
-        self._runners = {model: [one for one in laden.values() if model in one.models] for model in accelerators}
-        self._accelerators = dict(accelerators)
-
-    def slowest(self, model: str) -> fleet.Accelerator:
-        """What was measured of the model, each number on the slowest runner that measured it."""
-        return functools.reduce(_slower, self.accelerators(model), fleet.Accelerator("", False, {}, {}))
+        self._accelerators = _accelerators(seen)
+        self._runners = {model: [one for one in laden.values() if model in one.models] for model in self._accelerators}
 
     def accelerators(self, model: str) -> list[fleet.Accelerator]:
         """The kinds of accelerators whose runners take work for the model."""
-        return list(self._accelerators.get(model, {}).values())
+        return self._accelerators.get(model, [])
 
     def runners(self, model: str) -> int:
         """Runners that take work for the model."""
@@ -90,15 +83,27 @@ class Forecast:
         return min(expected_us, default=None)
 
 
-def _runner(row: fleet_store.Row, heartbeat: pb.Heartbeat) -> fleet.Runner:
-    return fleet.Runner(
-        runner_id=row.registration.runner_id,
-        node=row.registration.node,
-        models=frozenset(row.registration.models),
+class _Seen(NamedTuple):
+    """A runner as its pool's owner told of it, with nothing aboard."""
+
+    pool: str
+    product: str
+    runner: fleet.Runner
+    fixed_costs: Mapping[tuple[str, str], fleet.FixedCost]
+
+
+def _seen(row: fleet_store.Row) -> _Seen:
+    registration, told = row.registration, row.status.get("heartbeat", {})
+    heartbeat = json_format.ParseDict(told, pb.Heartbeat(), ignore_unknown_fields=True)
+    runner = fleet.Runner(
+        runner_id=registration.runner_id,
+        node=registration.node,
+        models=frozenset(registration.models),
         resident=frozenset(heartbeat.resident_models),
         foreign_utilization=row.status.get("foreign_utilization", 0.0),
         step_us=peer.step_costs(heartbeat),
     )
+    return _Seen(registration.pool, registration.device.get("product", ""), runner, peer.fixed_costs(heartbeat))
 
 
 def _pour(waiting: Iterable[fleet.Load], runners: dict[str, fleet.Runner]) -> None:
@@ -115,22 +120,25 @@ def _pour(waiting: Iterable[fleet.Load], runners: dict[str, fleet.Runner]) -> No
             runners[runner_id] = dataclasses.replace(runners[runner_id], backlog_us=backlog_us)
 
 
-def _measured(product: str, heartbeat: pb.Heartbeat, model: str) -> fleet.Accelerator:
-    return fleet.Accelerator(
-        product,
-        model in heartbeat.resident_models,
-        {shape: cost_us for (name, shape), cost_us in peer.step_costs(heartbeat).items() if name == model},
-        {size: cost for (name, size), cost in peer.fixed_costs(heartbeat).items() if name == model},
-    )
+def _accelerators(seen: Iterable[_Seen]) -> dict[str, list[fleet.Accelerator]]:
+    """The kinds of accelerators by model, with what was measured on the slowest of each."""
+    products: dict[str, list[_Seen]] = defaultdict(list)
+    for one in seen:
+        products[one.product].append(one)
+    kinds: dict[str, list[fleet.Accelerator]] = defaultdict(list)
+    for product, those in products.items():
+        steps_us = bucket.slowest(one.runner.step_us for one in those)
+        fixed = _dearest(one.fixed_costs for one in those)
+        resident = frozenset().union(*(one.runner.resident for one in those))
+        for model in sorted(frozenset().union(*(one.runner.models for one in those))):
+            measured_us: Mapping[str, int] = steps_us.get(model, {})
+            kinds[model].append(fleet.Accelerator(product, model in resident, measured_us, fixed.get(model, {})))
+    return dict(kinds)
 
 
-def _slower(one: fleet.Accelerator, other: fleet.Accelerator) -> fleet.Accelerator:
-    steps_us, others_us, none = one.step_costs_us, other.step_costs_us, fleet.FixedCost()
-    sizes = {*one.fixed_costs, *other.fixed_costs}
-    dearest = {size: map(max, one.fixed_costs.get(size, none), other.fixed_costs.get(size, none)) for size in sizes}
-    return fleet.Accelerator(
-        one.product,
-        one.is_resident or other.is_resident,
-        {shape: max(steps_us.get(shape, 0), others_us.get(shape, 0)) for shape in {*steps_us, *others_us}},
-        {size: fleet.FixedCost(*costs_us) for size, costs_us in dearest.items()},
-    )
+def _dearest(tables: Iterable[Mapping[tuple[str, str], fleet.FixedCost]]) -> dict[str, dict[str, fleet.FixedCost]]:
+    most: dict[str, dict[str, fleet.FixedCost]] = defaultdict(dict)
+    for table in tables:
+        for (model, size), cost in table.items():
+            most[model][size] = fleet.FixedCost(*map(max, cost, most[model].get(size, fleet.FixedCost())))
+    return most

@@ -5,10 +5,11 @@ what was committed is sent. What each tenant has had is remembered here, for as 
 """
 
 import dataclasses
-from collections.abc import Collection
+import time
+from collections.abc import Collection, Mapping
 
 from darkroom import tokens
-from darkroom.scheduler import fair, filters, place, predict, schedule
+from darkroom.scheduler import bucket, fair, filters, place, predict, schedule
 from darkroom.scheduler.domain import fleet
 from darkroom.scheduler.loop.link import Link
 from darkroom.scheduler.loop.roster import Aboard
@@ -17,6 +18,7 @@ from darkroom.scheduler.peers import runner as peer
 from darkroom.scheduler.store import queue
 
 CAPABILITY_SCOPES = ("loras.read", "media.read", "media.write")
+LEARN_S = 1.0
 
 
 class Placing:
@@ -32,6 +34,8 @@ class Placing:
             for name, entry in setup.catalog.items()
         }
         self._load_us = {name: needs.load_us for name, needs in self._needs.items()}
+        self._kind_us: Mapping[str, Mapping[str, int]] = {}
+        self._learnt_s = 0.0
         self._rules = place.Rules(
             filters.Limits(self._config.heartbeat_stale_s, self._config.runner_attempts_max),
             {
@@ -46,6 +50,7 @@ class Placing:
     async def place(self, links: Collection[Link]) -> None:
         """Place what can be placed now."""
         ready = {link.runner_id: link for link in links if link.ready}
+        self._learn(ready.values())
         views = {runner_id: self._view(link) for runner_id, link in ready.items()}
         models = {name: self._needs[name] for view in views.values() for name in view.models if name in self._needs}
         if not models or all(view.attempts >= self._config.runner_attempts_max for view in views.values()):
@@ -65,7 +70,14 @@ class Placing:
         view = link.view()
         evictable_bytes = sum(self._needs[name].memory_bytes for name in view.resident if name in self._needs)
         free_bytes = view.memory_free_bytes + evictable_bytes
-        return self._tenure.roster.load(dataclasses.replace(view, memory_free_bytes=free_bytes), self._load_us)
+        view = dataclasses.replace(view, memory_free_bytes=free_bytes, kind_us=self._kind_us)
+        return self._tenure.roster.load(view, self._load_us)
+
+    def _learn(self, links: Collection[Link]) -> None:
+        """Put together what the pool's runners measured, about as often as they beat."""
+        now_s = time.monotonic()
+        if not self._kind_us or now_s - self._learnt_s >= LEARN_S:
+            self._kind_us, self._learnt_s = bucket.slowest(link.step_us for link in links), now_s
 
     def _send(self, begun: fleet.Begun, link: Link, work_us: int) -> None:
         attempt = begun.attempt

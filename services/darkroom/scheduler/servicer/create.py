@@ -47,10 +47,6 @@ class Backlog(Protocol):
 class Forecast(Protocol):
     """`loop.forecast.Forecast`: what the fleet has measured, as this replica knows it."""
 
-    def slowest(self, model: str) -> fleet.Accelerator:
-        """What was measured of the model, by the slowest."""
-        ...
-
     def accelerators(self, model: str) -> Sequence[fleet.Accelerator]:
         """The kinds of accelerators that serve the model now."""
         ...
@@ -127,8 +123,8 @@ class Acceptance:
         wanted = asked.media(filled, entry.kind)
         await self.stores.check(wanted, entry, tenant_id=tenant_id, generation_id=generation_id)
         price = await self.prices.of(entry.name)
-        measured = self.forecast.slowest(entry.name)
-        cost = estimate.estimate(wanted, entry, measured, rates=price.rates, safety_factor=self.price_safety_factor)
+        kinds = self.forecast.accelerators(entry.name)
+        cost = estimate.estimate(wanted, entry, kinds, rates=price.rates, safety_factor=self.price_safety_factor)
         deadline_us = admit.deadline_us(filled)
         wait_us = self.forecast.wait_us(entry.name, filled.priority) or 0
         expected_us = completion_us(self.forecast, filled, entry, cost)

@@ -38,8 +38,8 @@ class Quotes:
         wanted = asked.media(filled, entry.kind)
         await self.stores.check(wanted, entry, tenant_id=tenant_id, generation_id=ids.new("gen"))
         rates = (await self.prices.of(entry.name)).rates
-        slowest = self.forecast.slowest(entry.name)
-        most = estimate.estimate(wanted, entry, slowest, rates=rates, safety_factor=self.price_safety_factor)
+        kinds = self.forecast.accelerators(entry.name)
+        most = estimate.estimate(wanted, entry, kinds, rates=rates, safety_factor=self.price_safety_factor)
         told = [self._on(one, wanted, entry, rates) for one in self._kinds(entry, request.accelerator)]
         return pb.EstimateGenerationResponse(
             price_max=money_pb2.Money(currency=rates.currency, nanos=most.nanos),
@@ -60,7 +60,7 @@ class Quotes:
     def _on(
         self, kind: fleet.Accelerator, wanted: asked.Media, entry: catalog.ModelEntry, rates: pricing.Rates
     ) -> pb.AcceleratorEstimate:
-        work = estimate.estimate(wanted, entry, kind, rates=rates, safety_factor=1.0)
+        work = estimate.estimate(wanted, entry, [kind], rates=rates, safety_factor=1.0)
         return pb.AcceleratorEstimate(
             accelerator=kind.product,
             work_us=work.work_us,
