@@ -10,8 +10,10 @@ from darkroom.scheduler.domain import fleet
 from darkroom.scheduler.domain import generation as domain
 from darkroom.scheduler.fakes import results
 from darkroom.scheduler.loop import forecast
+from darkroom.scheduler.store import fleet as fleet_store
 from tests.scheduler import stage
 from tests.scheduler.conftest import CATALOGUE, MODEL, eventually, request
+from tests.scheduler.store import placed
 
 JOB = fleet.Job(
     generation_id="gen_1",
@@ -236,3 +238,14 @@ async def test_it_reads_again_by_itself(room, expected):
         await eventually(seen)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_what_a_later_replica_publishes_besides_is_left_out(idle_room):
+    await idle_room.start(stream_grace_s=60.0)  # nobody answers at its address
+    expected = forecast.Forecast(idle_room.database, idle_room.config(), {})
+    runner = await placed.register(idle_room.database)
+    status = {"heartbeat": {"resident_models": ["m"], "later": {"x": 1}, "sample": {"later": 1}}}
+    await fleet_store.Fleet(idle_room.database).save_status({runner.runner_id: status})
+    await expected.refresh()
+    (kind,) = expected.accelerators("m")
+    assert kind.is_resident
