@@ -2,7 +2,7 @@
 
 In: a picture, a video's frames or a sound, as tensors of floats. Out: an `Output`, whose bytes are a PNG, an MP4 (H.264) or
 a FLAC. `rounded` is the device's part: integers are made where the floats lie, and only they cross to the host, so that
-nothing of the device is held while a file is made. Next: `finishing` puts outputs into `Finished`.
+nothing decoded is held on the device while a file is made. Next: `finishing` puts outputs into `Finished`.
 """
 
 import fractions

@@ -3,7 +3,8 @@
 In: waiting generations whose model is resident and knows in what size it wants pictures. Out: those pictures, with the
 generation, or its end if a file is none. Decoding and resizing are not the device's work and take up to a second, so other
 threads do them, while the device goes on; their time is nobody's device time. All but one of them at most: else whoever sends
-pictures of the largest size would hold up the files that others wait for, and their tenants take turns for the same reason.
+pictures of the largest size would hold up the files that others wait for, and their tenants take turns for the same reason. Who
+has waited long counts as more urgent, as everywhere.
 Next: `admission` prepares the generation.
 """
 
