@@ -51,7 +51,9 @@ spec:
         {{- if .http }}
         - {name: http, containerPort: 8080}
         {{- end }}
-      startupProbe: {grpc: {port: 50052}, periodSeconds: 5, timeoutSeconds: 3, failureThreshold: {{ divf (default 120 $values.startupSeconds) 5 | ceil | int }}}
+      {{- /* rooms may migrate their tables first, for an hour at most */}}
+      {{- $startup := default (ternary 120 3600 (hasKey . "runner")) $values.startupSeconds }}
+      startupProbe: {grpc: {port: 50052}, periodSeconds: 5, timeoutSeconds: 3, failureThreshold: {{ divf $startup 5 | ceil | int }}}
       readinessProbe: {grpc: {port: 50052}, periodSeconds: 5, timeoutSeconds: 3, failureThreshold: 2}
       livenessProbe: {grpc: {port: 50052}, periodSeconds: 10, timeoutSeconds: 5, failureThreshold: 6}
       lifecycle: {preStop: {sleep: {seconds: 5}}}
