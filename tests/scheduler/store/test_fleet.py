@@ -1,3 +1,4 @@
+from darkroom.scheduler import predict
 from darkroom.scheduler.store import attempts, fleet
 from tests.scheduler.store.conftest import make
 from tests.scheduler.store.placed import POOL, begin, own, register
@@ -75,7 +76,8 @@ async def test_steps_that_are_done_are_no_load(database):
     await attempts.Attempts(database).progress(steps)
     await database.execute("UPDATE generation SET state = 'QUEUED', steps_done = 4 WHERE generation_id = $1", suspended)
     loads = {load.runner_id: load.work_us for load in await fleet.Fleet(database).loads()}
-    assert loads == {"run_a": 300 + 100, "": 700}
+    left = [predict.left_us(1_100, fixed_us=100, steps_total=10, steps_done=done) for done in (8, 99, 4)]
+    assert loads == {"run_a": left[0] + left[1], "": left[2]} == {"run_a": 300 + 100, "": 700}
 
 
 async def test_the_sweep_forgets_those_lost_long_ago(database):

@@ -24,7 +24,6 @@ class Discarded(NamedTuple):
 
 
 def read(generation: domain.Generation) -> fleet.Checkpoint | None:
-    """Read the column; what a later version counts besides is left out."""
     """Where the generation can be gone on with; None means from its start."""
     return _read(generation.checkpoint)
 
@@ -96,6 +95,7 @@ def _order(checkpoint: fleet.Checkpoint) -> tuple[int, int]:
 
 
 def _read(column: dict[str, Any] | None) -> fleet.Checkpoint | None:
+    """Read the column; what a later version counts besides is left out."""
     if column is None:
         return None
     used = {name: value for name, value in column["usage"].items() if name in _QUANTITIES}
