@@ -7,12 +7,10 @@ size), for heartbeats. Next: the scheduler adds them to what the steps cost, in 
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from darkroom.model_runner import step_cost
+
 _GENERATIONS = 8
 """The average is over about so many: prompts differ in length, and some are remembered from before."""
-
-
-_KINDS_MAX = 512
-"""Lines that are remembered, those seen last: callers choose sizes, and heartbeats carry the table."""
 
 
 class FixedCost(NamedTuple):
@@ -44,7 +42,7 @@ class Table:
         self._measured[kind] = measured = min(self._measured.get(kind, 0) + 1, _GENERATIONS)
         if kind in self._costs:
             del self._costs[kind]  # so that the longest unseen stand in front
-        elif len(self._costs) >= _KINDS_MAX:
+        while len(self._costs) >= step_cost.KINDS_MAX:
             unseen = next(iter(self._costs))
             del self._costs[unseen], self._measured[unseen]
         averages = [round(old + (new - old) / measured) for old, new in zip(known[2:], cost[2:], strict=True)]

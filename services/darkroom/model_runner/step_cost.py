@@ -32,8 +32,8 @@ _NOISE = 1.15
 """Times a lone row's step that another row may seem to cost, and times dearer that rows may seem in the larger batch. On a
 shared machine less than that may be the neighbours' doing: without it 64x64 stayed at batches of 2, at 0.8 of what 8 gave."""
 
-_KINDS_MAX = 512
-"""Kinds of rows that are remembered, those seen last: callers choose sizes, and heartbeats carry the table."""
+KINDS_MAX = 512
+"""Kinds of rows of which anything is remembered, those seen last: callers choose sizes, and heartbeats carry the tables."""
 
 _UNHURRIED_MAX = 64
 """Times as many rows at most are looked at: a table on which more rows never take longer would have no end."""
@@ -186,7 +186,7 @@ class Table:
         kind = shape._replace(rows=0)
         curve = self._curves.setdefault(kind, _Curve())
         self._curves.move_to_end(kind)
-        if len(self._curves) > _KINDS_MAX:
+        if len(self._curves) > KINDS_MAX:
             self._curves.popitem(last=False)
         return curve
 

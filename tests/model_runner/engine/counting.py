@@ -162,6 +162,7 @@ def _state(job: Job, seed: int, *, portable: bool) -> State:
         latents=torch.tensor([float("nan") if job.prompt == "nan" else 0.0]),
         conditioning={},
         adapters=job.adapters,
+        tier=job.tier,
     )
 
 

@@ -18,7 +18,7 @@ from tests.model_runner.engine import counting
 
 
 class Harness:
-    """Two models, `counting` and `other`, of one byte each."""
+    """Two models, `counting` and `other`, of one byte each, and `large`, of two."""
 
     def __init__(self, path: Path, *, costs: list[step_cost.StepCost] | None = None, **config: Any) -> None:
         self.family = counting.Counting()
@@ -26,7 +26,11 @@ class Harness:
         self.pool = counting.Inline()
         self.events: list[Event] = []
         families: dict[str, Load] = {"counting": self.family.load}
-        specs = [counting.spec(path), counting.spec(path, name="other")]
+        specs = [
+            counting.spec(path),
+            counting.spec(path, name="other"),
+            counting.spec(path, name="large", memory_bytes=2),
+        ]
         self.loop = StepLoop(
             EngineConfig(**config),
             specs,

@@ -3,10 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch import nn
 
-from darkroom.model_runner.engine import quantize, tiers
 from darkroom.model_runner.engine.job import Failed, Finished, Priority
 from tests.model_runner.engine.harness import Harness, job
 
@@ -99,39 +96,3 @@ def test_places_are_kept_for_who_has_waited_long_for_many(harness: Any) -> None:
             break
     assert 20_000 < run.clock.now_us < 60_000
     assert "large" in {row.generation.job.key for row in run.loop._floor.rows}
-
-
-def test_what_a_tier_needs_is_made_at_the_platforms_expense(harness: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = harness()
-    made = []
-
-    def slowly(denoiser: nn.Module) -> nn.Module:
-        run.clock.work(5000)
-        made.append(denoiser)
-        return denoiser
-
-    monkeypatch.setattr(quantize, "is_possible", lambda device, dtype: True)
-    monkeypatch.setattr(quantize, "lighter", slowly)
-    run.family.tiers = tiers.Tiers(nn.Linear(2, 2))
-    for key, tier in (("1", "LOSSLESS"), ("2", "HIGH"), ("3", "HIGH")):
-        run.loop.accept(job(key, tier=tier))
-        run.run()
-        assert len(made) == (key > "1")
-    assert run.loop.snapshot.platform_us == 7000 + 5000
-    assert run.end("2").usage == run.end("3").usage == run.end("1").usage
-
-
-def test_what_a_tier_needs_and_cannot_have_is_tried_again_by_its_steps(
-    harness: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = harness()
-
-    def short(denoiser: nn.Module) -> nn.Module:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(quantize, "is_possible", lambda device, dtype: True)
-    monkeypatch.setattr(quantize, "lighter", short)
-    run.family.tiers = tiers.Tiers(nn.Linear(2, 2))
-    run.loop.accept(job("1", tier="HIGH"))
-    run.run()
-    assert isinstance(run.end("1"), Finished)  # the counting family's steps need no copy

@@ -210,6 +210,21 @@ def test_what_cannot_be_saved_keeps_its_memory_to_its_end_and_lets_nobody_in_mea
     assert run.loop.snapshot.platform_us == 3 * 7000  # each came once, and its first model once more
 
 
+def test_who_cannot_be_saved_goes_on_and_its_likes_wait_until_who_is_more_urgent_has_had_room(harness: Any) -> None:
+    run = harness(memory_bytes_max=2, ageing_us=10_000_000)
+    run.family.portable = False
+    for number, model in enumerate(("counting", "other")):
+        run.loop.accept(job(f"{model} first", number, model=model, steps=10 + 5 * number, priority=Priority.BATCH))
+    run.turn(2)
+    run.loop.accept(job("urgent", 9, model="large", priority=Priority.INTERACTIVE))
+    for number in range(2, 30):
+        model = ("counting", "other")[number % 2]
+        run.loop.accept(job(f"{model} {number}", number, model=model, steps=10, priority=Priority.BATCH))
+    run.run()
+    ended = [event.job_key for event in run.events if isinstance(event, Finished)]
+    assert ended[:3] == ["counting first", "other first", "urgent"]
+
+
 def test_what_is_decoded_again_elsewhere_is_charged_once(harness: Any) -> None:
     one, other, whole = harness(), harness(), harness()
     wanted = job("1", steps=2)

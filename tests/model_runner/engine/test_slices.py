@@ -3,9 +3,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from darkroom.model_runner import step_cost
-from darkroom.model_runner.engine import slices
+from darkroom.model_runner.engine import quantize, slices, tiers
 from darkroom.model_runner.engine.job import Finished
 from darkroom.model_runner.engine.state import BatchKey
 from tests.model_runner.engine.harness import Harness, job
@@ -85,3 +87,37 @@ def test_a_lone_step_that_fails_ends_its_generation_and_teaches_nothing(harness:
 def test_shapes_name_what_makes_steps_differ() -> None:
     key = BatchKey("m", "edit", (64, 32), 8, True, "fp8")
     assert slices.shape(key, 3) == step_cost.Shape("m", "64x32", True, 3, "edit fp8")
+
+
+def test_what_a_tier_needs_is_made_at_the_platforms_expense(harness: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = harness()
+    made = []
+
+    def slowly(denoiser: nn.Module) -> nn.Module:
+        run.clock.work(5000)
+        made.append(denoiser)
+        return denoiser
+
+    monkeypatch.setattr(quantize, "lighter", slowly)
+    run.family.tiers = tiers.Tiers(nn.Linear(2, 2))
+    for key, tier in (("1", "LOSSLESS"), ("2", "HIGH"), ("3", "HIGH")):
+        run.loop.accept(job(key, tier=tier))
+        run.run()
+        assert len(made) == (key > "1")
+    assert run.loop.snapshot.platform_us == 7000 + 5000
+    assert run.end("2").usage == run.end("3").usage == run.end("1").usage
+
+
+def test_what_a_tier_needs_and_cannot_have_is_tried_again_by_its_steps(
+    harness: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = harness()
+
+    def short(denoiser: nn.Module) -> nn.Module:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(quantize, "lighter", short)
+    run.family.tiers = tiers.Tiers(nn.Linear(2, 2))
+    run.loop.accept(job("1", tier="HIGH"))
+    run.run()
+    assert isinstance(run.end("1"), Finished)  # the counting family's steps need no copy

@@ -1,6 +1,5 @@
 """Failures are narrowed down, and short memory is found where it hurts least."""
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,19 +89,27 @@ def test_what_was_done_for_a_row_whose_generation_fails_in_the_same_step_is_the_
     assert snapshot.busy_us == run.end("1").usage.device_time_us + snapshot.platform_us == run.clock.worked_us
 
 
-@pytest.mark.parametrize("why", ["it cannot be saved", "it has only just come back", "its file is being made"])
+def test_who_has_stepped_is_put_aside_before_who_would_go_on_as_it_came(harness: Any) -> None:
+    run = harness()
+    run.loop.accept(job("stepped", 1, priority=Priority.BATCH, steps=9))
+    run.turn()
+    run.loop.accept(job("new", 3, priority=Priority.BATCH, width=64))
+    while len(run.loop._floor.rows) < 2:
+        run.loop.turn()
+    run.family.is_short = lambda: len(run.loop._floor.rows) > 2
+    run.loop.accept(job("urgent", 2, priority=Priority.INTERACTIVE, guidance_scale=2.0))
+    run.run()
+    assert isinstance(run.end("stepped"), Suspended)
+    assert [type(run.end(key)) for key in ("new", "urgent")] == [Finished, Finished]
+
+
+@pytest.mark.parametrize("why", ["it cannot be saved", "its file is being made"])
 def test_nobody_is_put_aside_who_would_lose_by_it(harness: Any, why: str) -> None:
     run = harness()
     run.family.portable = why != "it cannot be saved"
     run.loop.accept(job("batch", 1, priority=Priority.BATCH, steps=9))
     run.turn()
     (row,) = run.loop._floor.rows
-    if why == "it has only just come back":
-        run.loop.drain()
-        again = dataclasses.replace(job("batch", 1, priority=Priority.BATCH, steps=9), checkpoint=run.end("batch").data)
-        del run.events[:]
-        run.loop.accept(again)
-        run.loop.turn()
     row.is_decoded = why == "its file is being made"
     run.family.broken = {2: torch.OutOfMemoryError("CUDA out of memory")}
     run.loop.accept(job("2", 2, priority=Priority.INTERACTIVE))

@@ -81,11 +81,13 @@ async def test_a_model_that_needs_more_than_defaults_is_loaded_and_not_tried(
 async def test_a_model_of_pictures_is_tried_with_one(
     spanned: bridge.Bridge, entry: catalog.ModelEntry, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     heard: list[engine_job.Job] = []
     make = spanned.make
     spanned.make = lambda job, on_news: heard.append(job) or make(job, on_news)  # type: ignore[func-returns-value,method-assign]
     await spanned.warm([dataclasses.replace(entry, source_image="required", mask_image="required")])
     assert set(heard[0].files) == {"source_image", "mask_image"}
+    assert "not tried" not in caplog.text
 
 
 async def test_a_closed_engine_takes_no_job(spanned: bridge.Bridge) -> None:

@@ -8,7 +8,6 @@ import collections
 from collections.abc import Hashable, Sequence
 
 from darkroom.model_runner.engine import checkpoint, saving, together
-from darkroom.model_runner.engine.families import Family
 from darkroom.model_runner.engine.floor import Floor
 from darkroom.model_runner.engine.generation import Generation, Row
 from darkroom.model_runner.engine.job import Output, Stage, Started, Usage
@@ -86,7 +85,6 @@ def prepare(floor: Floor, generations: Sequence[Generation]) -> None:
         if floor.is_live(generation):
             _start(floor, generation, *saved)
     family = floor.family(generations[0].job.model)
-    _complete(floor, family, generations)
     prepared = together.run(
         floor,
         [generation for generation in generations if generation not in restored],
@@ -97,19 +95,6 @@ def prepare(floor: Floor, generations: Sequence[Generation]) -> None:
     for generation, states, share_us in prepared:
         if floor.charge(generation, "prepare", share_us):
             _start(floor, generation, states)
-
-
-def _complete(floor: Floor, family: Family, generations: Sequence[Generation]) -> None:
-    """Have made what their tiers need, at the platform's expense; if it cannot be, the step that needs it tries again."""
-    if not family.tiers.lacks([generation.job for generation in generations]):
-        return
-    started_us = floor.device_us()
-    try:
-        family.tiers.complete()
-    except Exception as error:
-        saving.outlive(error, "the copy for tier HIGH cannot be made")
-    finally:
-        floor.account.platform(floor.device_us() - started_us)
 
 
 def _restore(floor: Floor, generation: Generation) -> checkpoint.Saved | None:

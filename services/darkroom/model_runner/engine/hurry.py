@@ -8,6 +8,7 @@ and a long one, or one that has waited, nearly none. Next: `slices` sizes the ba
 import collections
 from collections.abc import Sequence
 
+from darkroom.model_runner import step_cost
 from darkroom.model_runner.engine.generation import Row
 from darkroom.model_runner.engine.state import BatchKey
 
@@ -16,10 +17,6 @@ _SLOWER_MAX = 4.0
 
 _FORGET = 0.9999
 """Of the longest one's time, at each step: what has not been seen for 10,000 steps counts a third."""
-
-
-_KINDS_MAX = 512
-"""Kinds of rows whose longest is known, those seen last: callers choose sizes."""
 
 
 class Hurry:
@@ -36,7 +33,7 @@ class Hurry:
         longest_us = max(row.state.steps_total * lone_us for row in rows)
         longest_us = self._longest_us[key] = max(longest_us, self._longest_us.get(key, 0.0) * _FORGET)
         self._longest_us.move_to_end(key)
-        if len(self._longest_us) > _KINDS_MAX:
+        if len(self._longest_us) > step_cost.KINDS_MAX:
             self._longest_us.popitem(last=False)
         rooms = (self._room(row, longest_us, lone_us, now_us) for row in rows)
         return min(max(min(rooms), 1.0), _SLOWER_MAX)

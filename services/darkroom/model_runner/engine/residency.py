@@ -86,8 +86,8 @@ class Residency:
     def can_load(self, name: str, *, in_use: Set[str], rooted: Set[str] = frozenset()) -> bool:
         """Whether `load` may be called now: its weights are at hand, and models that must stay leave room for it.
 
-        `rooted` are those whose rows hold on to them; they leave only for host memory. True as well for a model that can
-        never be loaded: `load` says why.
+        `rooted` are those whose rows hold on to them, so that they cannot leave. True as well for a model that can never be
+        loaded: `load` says why.
         """
         spec = self._specs.get(name)
         if spec is None or spec.family not in self._families or spec.memory_bytes > self._config.memory_bytes_max:
@@ -129,22 +129,16 @@ class Residency:
         return resident.family
 
     def evict_idle(self, *, in_use: Set[str]) -> None:
-        """Let go of every model that nobody uses, of what is made again when it is needed, and of what the allocator keeps."""
+        """Let go of every model that nobody uses, of merged LoRAs, and of what the device's allocator keeps."""
         self._evict([name for name in self._resident if name not in in_use], in_use)
         for resident in self._resident.values():
             resident.family.bank.release()
-            resident.family.tiers.release()
         gc.collect()  # of modules that know their parents, what a load that failed has left
         if torch.device(self._config.device).type == "cuda":
             torch.cuda.empty_cache()
 
     def _must_stay(self, name: str, in_use: Set[str], rooted: Set[str]) -> bool:
-        is_held = name in rooted and not self._has_place(name)
-        return name in in_use and (is_held or self._now_us() < self._resident[name].stays_until_us)
-
-    def _has_place(self, name: str) -> bool:
-        """Whether host memory takes a model that leaves."""
-        return self._specs[name].memory_bytes <= self._config.host_cache_bytes_max
+        return name in rooted or (name in in_use and self._now_us() < self._resident[name].stays_until_us)
 
     def _is_at_hand(self, spec: ModelSpec) -> bool:
         """Whether its weights are in host memory, or its files are read, which begins when this is first asked."""
@@ -185,9 +179,10 @@ class Residency:
 
     def _return_us(self, name: str) -> float:
         """Return what it would take to have a model again: from its files, unless it would be kept in host memory."""
-        if self._return_us_per_byte is None or not self._has_place(name):
+        size_bytes = self._specs[name].memory_bytes
+        if self._return_us_per_byte is None or size_bytes > self._config.host_cache_bytes_max:
             return self._read_us[name]
-        return self._return_us_per_byte * self._specs[name].memory_bytes
+        return self._return_us_per_byte * size_bytes
 
     def _evict(self, names: Sequence[str], in_use: Set[str]) -> None:
         for name in names:

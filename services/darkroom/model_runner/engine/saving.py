@@ -78,13 +78,13 @@ def make_way(floor: Floor, urgent: Generation) -> bool:
 
 def _yields(floor: Floor, generation: Generation, urgent: Generation) -> bool:
     job = generation.job
-    return job.priority > urgent.job.priority and job.checkpoint is None and gains(floor, generation)
+    may_leave = job.checkpoint is None and generation.has_stepped and is_portable(floor, generation)
+    return may_leave and job.priority > urgent.job.priority
 
 
-def gains(floor: Floor, generation: Generation) -> bool:
-    """Whether a generation put aside now goes on further than it came: it has stepped here, and can be saved."""
-    rows = (row for row in floor.rows if row.generation is generation)
-    return generation.has_stepped and all(row.state.is_portable for row in rows)
+def is_portable(floor: Floor, generation: Generation) -> bool:
+    """Whether its states can be saved."""
+    return all(row.state.is_portable for row in floor.rows if row.generation is generation)
 
 
 def is_due(floor: Floor, generation: Generation) -> bool:

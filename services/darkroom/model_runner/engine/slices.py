@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from darkroom.model_runner import batch, step_cost
 from darkroom.model_runner.engine import saving, together
+from darkroom.model_runner.engine.families import Family
 from darkroom.model_runner.engine.floor import Floor
 from darkroom.model_runner.engine.generation import Row
 from darkroom.model_runner.engine.state import BatchKey, State
@@ -61,6 +62,8 @@ def step(floor: Floor, slice_: Slice) -> Slice:
     rows = slice_.rows
     batch_key = rows[0].state.batch_key
     family = floor.family(batch_key.model)
+    if family.tiers.lacks(rows[0].state.tier):
+        _complete(floor, family)
     tried: list[int] = []
 
     def forward(some: list[Row]) -> Sequence[State]:
@@ -78,6 +81,17 @@ def step(floor: Floor, slice_: Slice) -> Slice:
             floor.stirred |= row.is_done
     _report(floor, [row for row, _, _ in moved])
     return slice_._replace(steps_left=slice_.steps_left - 1)
+
+
+def _complete(floor: Floor, family: Family) -> None:
+    """Have made what the tier needs, at the platform's expense; if it cannot be, the step tries again."""
+    started_us = floor.device_us()
+    try:
+        family.tiers.complete()
+    except Exception as error:
+        saving.outlive(error, "the copy for tier HIGH cannot be made")
+    finally:
+        floor.account.platform(floor.device_us() - started_us)
 
 
 def _measure(floor: Floor, moved: Sequence[together.Done[Row, State]]) -> None:

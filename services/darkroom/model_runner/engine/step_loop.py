@@ -62,6 +62,8 @@ class StepLoop:
         self._finishing = finishing.Finishing(self._floor)
         self._reading = reading.Reading(self._floor)
         self._slice: slices.Slice | None = None
+        self._closed: dict[str, set[str]] = {}
+        """For a model that waits for memory, those that cannot leave: their rows go on, but it goes before newcomers."""
         self.snapshot = self._look()
 
     def accept(self, job: Job, *, arrived_us: int | None = None) -> None:
@@ -104,7 +106,7 @@ class StepLoop:
         wishes = list(self._wishes())
         asks = [wish.ask for wish in wishes]
         ordered = batch.order(asks, now_us=floor.now_us(), ageing_us=self._config.ageing_us)
-        closed: set[str] = set()  # to who is not there yet: somebody more urgent waits until they have no rows
+        closed: set[str] = set()
         for leader in ordered:
             model = wishes[leader].generation.job.model
             if floor.residency.has(model):
@@ -113,11 +115,13 @@ class StepLoop:
                 self._do([wishes[index] for index in batch.companions(asks, ordered, leader)])
                 return True
             if floor.can_load(model):
+                self._closed.pop(model, None)
                 admission.load(floor, wishes[leader].generation)
                 return True
             if saving.make_way(floor, wishes[leader].generation):
                 return True
-            closed |= floor.models_rooted()
+            self._closed[model] = self._closed.get(model, set()) | floor.models_rooted()
+            closed |= self._closed[model]
         return False
 
     def _do(self, wishes: Sequence[_Wish]) -> None:

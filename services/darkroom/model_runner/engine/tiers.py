@@ -38,9 +38,9 @@ class Tiers:
             return "DRAFT"
         return "LOSSLESS"
 
-    def lacks(self, jobs: Sequence[Job]) -> bool:
-        """Whether something must be made, by `complete`, before the steps of these jobs."""
-        return self._lighter is None and any(self.granted(job) == "HIGH" for job in jobs)
+    def lacks(self, tier: Tier) -> bool:
+        """Whether something must be made, by `complete`, before steps of this tier."""
+        return tier == "HIGH" and self._lighter is None
 
     def complete(self) -> None:
         """Make it: the lighter copy, from weights that are on the device."""

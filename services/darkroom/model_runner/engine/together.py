@@ -93,15 +93,16 @@ def _try_with_room(
 
 
 def _less_urgent(floor: Floor, generation: Generation) -> Generation | None:
-    """Return the generation that is least urgent of those that still need the device and lose nothing by leaving it.
+    """Return the generation that is least urgent of those that still need the device, if it is less so than this one.
 
-    None if that is not less urgent than this one.
+    It is one that loses nothing by leaving, or if there is none, one that can be saved as it came.
     """
 
     def urgency(other: Generation) -> tuple[int, int]:
         return other.job.priority, other.arrived_us
 
     there = dict.fromkeys(row.generation for row in floor.rows if not row.is_decoded)
-    others = [other for other in there if other is not generation and saving.gains(floor, other)]
+    others = [other for other in there if other is not generation and saving.is_portable(floor, other)]
+    others = [other for other in others if other.has_stepped] or others
     least = max(others, key=urgency, default=generation)
     return least if urgency(least) > urgency(generation) else None

@@ -4,8 +4,8 @@ In: the pairs of a set that a whole batch uses, and the layers they change. Out:
 change added, made when first asked for. The pristine weight is never written: the copy takes its place for one call of the
 layer, so afterwards every bit is as before, whatever failed. Next: `bank` swaps them.
 
-Whether to merge depends on the layer, the pair and the size of the input alone, never on what ran before, so that a state
-that is resumed elsewhere in the same batch meets the same arithmetic.
+Whether to merge depends on the layer, the pair and the size of the input, never on what ran before, so that a state that is
+resumed elsewhere in the same batch meets the same arithmetic; but for a GPU that has too little memory free for all copies.
 """
 
 import os
@@ -21,8 +21,8 @@ _STEPS_PAID = 2.0
 _LOST_MAX = 0.25
 """Share of a change that may be lost by rounding the merged weight; half precision loses small changes almost whole."""
 _FREE_SHARE = 0.5
-"""Share of an accelerator's free memory that the copies of a set may take (of a host's memory, a quarter); those for which
-there is no room are made for one call only, since what is computed must not depend on it."""
+"""Share of an accelerator's free memory that the copies of a set may take (of a host's memory, a quarter); layers for which
+there is no room stay unmerged."""
 
 
 class _Speed(NamedTuple):
@@ -50,24 +50,24 @@ class Merged:
         """Return the merged weight for a layer's input `x`, or None where the change is better added beside it."""
         if not pays(layer, pair, x):
             return None
-        if name in self._weights:
-            return self._weights[name]
-        weight = _merge(layer, pair)
-        needed = 0 if weight is None else weight.numel() * weight.element_size()
-        if self.size_bytes + needed <= self._room_bytes:
-            self._weights[name] = weight
-            self.size_bytes += needed
-        return weight
+        if name not in self._weights:
+            self._weights[name] = self._merge(layer, pair)
+        return self._weights[name]
 
-
-def _merge(layer: Layer, pair: Pair) -> nn.Parameter | None:
-    """Return the merged weight; None if rounding it would lose too much of the change."""
-    pristine = layer.weight.detach().flatten(1).float()
-    wanted = torch.addmm(pristine, pair.up.float(), pair.down.flatten(1).float())
-    rounded = wanted.to(layer.weight.dtype)
-    if rounded.dtype != torch.float32 and (rounded.float() - wanted).norm() > _LOST_MAX * (wanted - pristine).norm():
-        return None
-    return nn.Parameter(rounded.view_as(layer.weight), requires_grad=False)
+    def _merge(self, layer: Layer, pair: Pair) -> nn.Parameter | None:
+        needed = layer.weight.numel() * layer.weight.element_size()
+        if self.size_bytes + needed > self._room_bytes:
+            return None
+        pristine = layer.weight.detach().flatten(1).float()
+        wanted = torch.addmm(pristine, pair.up.float(), pair.down.flatten(1).float())
+        rounded = wanted.to(layer.weight.dtype)
+        if (
+            rounded.dtype != torch.float32
+            and (rounded.float() - wanted).norm() > _LOST_MAX * (wanted - pristine).norm()
+        ):
+            return None
+        self.size_bytes += needed
+        return nn.Parameter(rounded.view_as(layer.weight), requires_grad=False)
 
 
 def pays(layer: Layer, pair: Pair, x: Tensor) -> bool:

@@ -24,7 +24,7 @@ class Family(Protocol):
     bank: adapters.Bank
     """The LoRAs resident for it; the loop has a job's loaded before `prepare`."""
     tiers: tiers.Tiers
-    """Its quality tiers; the loop has what a job's needs made before `prepare`."""
+    """Its quality tiers; the loop has what one needs made before `denoise`."""
     sizing: pictures.Sizing
     """In what size `prepare` wants pictures; called on other threads, even when the model has left meanwhile."""
 
