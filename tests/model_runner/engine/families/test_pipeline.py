@@ -131,18 +131,6 @@ def test_leaves_its_device_and_returns_with_every_bit(families: Any, job: Any, n
     leaving.and_returning(families[name], lambda: make(families[name], job(name, steps=2)))
 
 
-def test_a_call_under_way_rests_while_its_model_is_away(families: Any, job: Any) -> None:
-    family = families["image"]
-    (whole,) = make(family, job("image", steps=3))
-    with torch.inference_mode():
-        ((state,),) = family.prepare([job("image", steps=3)])
-        (state,) = family.advance([state], family.denoise([state]))
-        leaving.and_returning(family, lambda: [])
-        while state.step < state.steps_total:
-            (state,) = family.advance([state], family.denoise([state]))
-        assert torch.equal(family.decode([state])[0], whole)
-
-
 def test_a_draft_skips_blocks_and_leaves_the_model_as_it_was(families: Any, job: Any) -> None:
     transformer = families["video"]._pipeline.transformer
     forwards: list[int] = []

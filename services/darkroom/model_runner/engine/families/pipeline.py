@@ -123,7 +123,7 @@ class Pipeline:
         return media
 
     def release(self) -> Sequence[object]:
-        """Return the pipeline's parts; calls under way share them, and rest until they are back."""
+        """Return the pipeline's parts; no call is under way then, since its states are not portable."""
         return list(self._pipeline.components.values())
 
     def _state(self, job: Job, seed: int) -> State:
