@@ -4,7 +4,8 @@
 steps, priorities and LoRAs and cancel every second one at a random moment, and one who pushes LoRAs and deletes them while they are in
 use; 30 minutes (20 seconds if quick). Printed for each room: its memory after the first 5 minutes (when every cache is warm) and at the
 end; and whatever did not end, was billed wrongly or is still held. The baseline is each room's own memory at 5 minutes. Memory is what
-a process has resident without pages of files: those of torch's libraries, 80 MiB of them, come and go as the system sees fit.
+a process has resident. Pages of files count as the most that there were of them: of torch's libraries 80 MiB come and go as the
+system sees fit.
 """
 
 import asyncio
@@ -22,7 +23,6 @@ from typing import NamedTuple
 import _report
 import _workload
 import diffusers
-import psutil
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
@@ -45,10 +45,12 @@ ROOMS = ("scheduler", "lora_store", "media_store", "billing_meter", "model_runne
 
 
 class Sample(NamedTuple):
-    """Resident memory of each room without pages of files, in MiB, some seconds after the start."""
+    """Resident memory of each room, in MiB, some seconds after the start."""
 
     at_s: float
     rooms_mib: dict[str, float]
+    own_mib: dict[str, float]
+    """Of it, what is of no file."""
 
 
 class Crowd:
@@ -145,16 +147,16 @@ def main() -> None:
         for room, value in growths.items()
     ]
     title = f"memory of each room over {seconds} s, growth at most {GROWTH_MAX:.0%}"
-    minutes = [
-        {"minute": round(sample.at_s / 60), **{room: sample.rooms_mib[room] for room in ROOMS}}
-        for sample in samples[:: round(60 / SAMPLE_S)]
-    ]
+    minutes, own = (
+        [{"minute": round(sample.at_s / 60), **getattr(sample, held)} for sample in samples[:: round(60 / SAMPLE_S)]]
+        for held in ("rooms_mib", "own_mib")
+    )
     books = [{"figure": name, "value": value} for name, value in figures.items()]
     _report.finish(
         options.json,
         name="soak",
         figures=figures,
-        tables={title: rows, "MiB by the minute": minutes, "all": books},
+        tables={title: rows, "MiB by the minute": minutes, "of no file": own, "all": books},
         notes=verdict,
     )
 
@@ -189,9 +191,13 @@ async def _settled(platform: platforms.Platform) -> list[fleet_pb.Runner]:
 
 
 async def _watch(platform: platforms.Platform, crowd: Crowd, samples: list[Sample], started_s: float) -> None:
+    files_mib = dict.fromkeys(ROOMS, 0.0)
     while True:
-        memory = {room: sum(map(_own_bytes, platform.rooms(room))) / 2**20 for room in ROOMS}
-        samples.append(Sample(time.monotonic() - started_s, memory))
+        seen = {room: [each.memory_info() for each in platform.rooms(room)] for room in ROOMS}
+        own_mib = {room: sum(each.rss - each.shared for each in seen[room]) / 2**20 for room in ROOMS}
+        files_mib = {room: max(files_mib[room], sum(each.shared for each in seen[room]) / 2**20) for room in ROOMS}
+        memory = {room: own_mib[room] + files_mib[room] for room in ROOMS}
+        samples.append(Sample(time.monotonic() - started_s, memory, own_mib))
         left_s = max(0.0, crowd.until_s - time.monotonic())
         print(
             f"\r  {len(crowd.shots)} generations, {left_s:.0f} s left, runner {memory['model_runner']:.0f} MiB  ",
@@ -199,11 +205,6 @@ async def _watch(platform: platforms.Platform, crowd: Crowd, samples: list[Sampl
             flush=True,
         )
         await asyncio.sleep(SAMPLE_S)
-
-
-def _own_bytes(process: psutil.Process) -> int:
-    memory = process.memory_info()
-    return int(memory.rss - memory.shared)
 
 
 def growth(samples: Sequence[Sample], room: str, *, seconds: float) -> float:

@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 import torch
 
-from darkroom.model_runner.engine import engine, errors
+from darkroom.model_runner.engine import errors
 from darkroom.model_runner.engine.job import Cancelled, Failed, Finished, Progressed, Suspended
 from tests.model_runner.engine import counting
 
@@ -187,22 +187,6 @@ def test_costs_outlive_the_process(record: Start, tmp_path: Any, make_job: Any) 
             run.submit(make_job(key, model="counting", steps=5, guidance_scale=1.0))
             run.finished(key)
         run.engine.close()
-
-
-def test_costs_are_kept_now_and_then_though_nothing_happens(
-    record: Start, tmp_path: Any, make_job: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine, "_TIDY_INTERVAL_S", 0.05)
-    costs = tmp_path / "costs.json"
-    run = record([counting.spec(tmp_path)], families={"counting": counting.Counting().load}, step_costs_path=costs)
-    run.submit(make_job("1", model="counting", steps=5, guidance_scale=1.0))
-    run.finished("1")
-    for _ in range(2):  # once with what was measured, once idle
-        until_s = time.monotonic() + 60
-        while not costs.exists():
-            assert time.monotonic() < until_s
-            time.sleep(0.01)
-        costs.unlink()
 
 
 def test_who_comes_while_a_model_is_loaded_waits_from_then_on(record: Start, tmp_path: Any, make_job: Any) -> None:

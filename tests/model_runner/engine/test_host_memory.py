@@ -35,30 +35,3 @@ def test_memory_that_was_freed_is_used_again_without_a_page_fault() -> None:
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
         faults.append(int(done.stdout))
     assert faults[1] < 200 < 10_000 < faults[0]
-
-
-_COUNT_HELD = """
-import ctypes
-import psutil
-from darkroom.model_runner.engine import host_memory
-host_memory.keep()
-libc = ctypes.CDLL(None)
-libc.malloc.restype = ctypes.c_void_p
-def held():
-    return psutil.Process().memory_info().rss >> 20
-blocks = [ctypes.c_void_p(libc.malloc(1 << 20)) for _ in range(400)]
-for block in blocks:
-    ctypes.memset(block, 1, 1 << 20)
-for number, block in enumerate(blocks):
-    if number % 4:
-        libc.free(block)
-torn = held()
-host_memory.give_back()
-print(torn - held())
-"""
-
-
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="another C library")
-def test_what_is_free_between_blocks_in_use_is_given_back() -> None:
-    done = subprocess.run([sys.executable, "-c", _COUNT_HELD], capture_output=True, text=True, check=True)
-    assert 250 < int(done.stdout) <= 300

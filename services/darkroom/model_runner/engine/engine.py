@@ -22,9 +22,8 @@ from darkroom.model_runner.engine.step_loop import StepLoop
 
 _log = logging.getLogger(__name__)
 
-_TIDY_INTERVAL_S = 60.0
-"""Between two writings of the costs, so that a crash loses a minute of measuring, and two givings back of a CPU's free memory, which
-take 30 ms if there is much."""
+_SAVE_INTERVAL_S = 60.0
+"""Between two writings of the costs: a crash loses a minute of measuring."""
 
 
 class Engine:
@@ -106,16 +105,16 @@ class Engine:
 
     def _run(self) -> None:
         reason: errors.EngineError = errors.Closing("the runner is closing")
-        worked, tidied_s = False, time.monotonic()
+        worked, saved_s = False, time.monotonic()
         try:
             if self._device.type == "cuda" and self._device.index is not None:
                 torch.cuda.set_device(self._device)  # else what names no device would take memory on the first one
             with torch.inference_mode():
                 while self._receive(wait=not worked):
                     worked = self._loop.turn()
-                    if time.monotonic() - tidied_s >= _TIDY_INTERVAL_S:
-                        self._tidy()
-                        tidied_s = time.monotonic()
+                    if time.monotonic() - saved_s >= _SAVE_INTERVAL_S:
+                        self._keep_costs()
+                        saved_s = time.monotonic()
         except Exception as error:
             reason = errors.translate(error)
             _log.critical("the engine stopped", exc_info=error)
@@ -123,10 +122,10 @@ class Engine:
             self._end(reason)
 
     def _receive(self, *, wait: bool) -> bool:
-        """Do what was asked for meanwhile, waiting a while for something if told to; False when it is time to close."""
+        """Do what was asked for meanwhile, waiting for something if told to; False when it is time to close."""
         while True:
             try:
-                asked = self._inbox.get(block=wait, timeout=_TIDY_INTERVAL_S)
+                asked = self._inbox.get(block=wait)
             except queue.Empty:
                 return True
             if asked is None:
@@ -143,11 +142,6 @@ class Engine:
                     asked()
         self._loop.fail_all(reason)
         self._keep_costs()
-
-    def _tidy(self) -> None:
-        self._keep_costs()
-        if self._device.type == "cpu":
-            host_memory.give_back()
 
     def _keep_costs(self) -> None:
         seen = self._loop.snapshot
