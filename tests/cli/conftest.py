@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from darkroom.api.scheduler.v1 import generation_pb2
 from darkroom.cli import app
 from tests import platforms
 
+WITHIN_S = 60.0  # no passing test comes near
 QUICK = ("--steps", "2", "--guidance", "1")
 VARIABLES = ("DARKROOM_HOME", "DARKROOM_API_KEY", "DARKROOM_OPERATOR_KEY", "COLUMNS")
 
@@ -57,8 +59,13 @@ def command(folder: Path, *, api_key: str = "") -> Darkroom:
 
 @pytest.fixture(scope="session")
 def darkroom(platform: platforms.Platform) -> Darkroom:
-    """The command of the platform's first tenant and its operator."""
-    return command(platform.folder)
+    """The command of the platform's first tenant and its operator, once the scheduler counts on its runner."""
+    darkroom = command(platform.folder)
+    until_s = time.monotonic() + WITHIN_S
+    while not darkroom("models", "show", "pocket-image", "--json").json.get("runners"):
+        assert time.monotonic() < until_s
+        time.sleep(0.1)
+    return darkroom
 
 
 @pytest.fixture(scope="session")

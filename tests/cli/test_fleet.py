@@ -6,9 +6,7 @@ import pytest
 from darkroom.api.scheduler.v1 import generation_pb2
 from darkroom.cli import home
 from tests import platforms
-from tests.cli.conftest import Darkroom
-
-WITHIN_S = 60.0  # no passing test comes near
+from tests.cli.conftest import WITHIN_S, Darkroom
 
 
 def test_list_shows_each_runner_with_its_device_and_models(darkroom: Darkroom, made: generation_pb2.Generation) -> None:

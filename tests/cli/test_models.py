@@ -1,5 +1,3 @@
-import time
-
 import pytest
 from google.protobuf import json_format
 
@@ -8,16 +6,7 @@ from darkroom.cli import app, ask
 from tests.cli.conftest import Darkroom
 
 
-@pytest.fixture
-def served(darkroom: Darkroom) -> None:
-    """Return when the scheduler counts on the platform's runner, soon after its start."""
-    deadline_s = time.monotonic() + 60
-    while not darkroom("models", "show", "pocket-image", "--json").json.get("runners"):
-        assert time.monotonic() < deadline_s
-        time.sleep(0.1)
-
-
-def test_list_names_the_models_and_how_many_serve_them(darkroom: Darkroom, served: None) -> None:
+def test_list_names_the_models_and_how_many_serve_them(darkroom: Darkroom) -> None:
     header, model = darkroom("models", "list").out.splitlines()
     assert header.split() == ["name", "kind", "family", "runners", "description"]
     assert model.split()[:4] == ["pocket-image", "image", "flux", "1"]
