@@ -51,20 +51,20 @@ async def test_health_has_a_plaintext_port_of_its_own(config, free_port):
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def _reflect(address):
-    async with grpc.aio.insecure_channel(address) as channel:
+async def _reflect(room):
+    async with room.channel() as channel:  # a bare one may hide the refusal of a stream
         ask = reflection_pb2.ServerReflectionRequest(file_containing_symbol=SERVICE)
         stream = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([ask]), timeout=10)
         return [answer async for answer in stream]
 
 
 async def test_reflection_describes_the_services_unless_it_is_off(room, config):
-    (answer,) = await _reflect(room.address)
+    (answer,) = await _reflect(room)
     file = descriptor_pb2.FileDescriptorProto.FromString(answer.file_descriptor_response.file_descriptor_proto[0])
     assert file.package == SERVICE.rpartition(".")[0]
     async with running(dataclasses.replace(config, reflection=False)) as quiet:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await _reflect(quiet.address)
+            await _reflect(quiet)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
